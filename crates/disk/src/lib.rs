@@ -1,0 +1,1 @@
+//! Block devices and what is built over them.

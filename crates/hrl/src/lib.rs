@@ -1,0 +1,2 @@
+//! The .hrl change log of public format [MS-HRL].
+#![forbid(unsafe_code)]

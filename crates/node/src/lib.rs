@@ -1,0 +1,1 @@
+//! N-API glue: handles, conversion, errors as data.
