@@ -1,2 +1,29 @@
-//! The .hrl change log of public format [MS-HRL].
+//! The .hrl change log of public format [MS-HRL]: write, seal, recover, read, inspect, coalesce, export.
+//!
+//! A log is two files: `<name>.hrl`, pure [MS-HRL] version 2, and `<name>.hrx`, the index with what that format
+//! lacks. The profile is described in `docs/spec/hrl.md`.
 #![forbid(unsafe_code)]
+
+mod bytes;
+mod checksum;
+mod entry;
+mod error;
+mod file;
+mod header;
+mod id;
+mod index;
+mod metadata;
+mod seal;
+mod stage;
+mod time;
+mod writer;
+
+pub use checksum::{byte_sum, byte_sum_checksum, byte_sum_checksum_without};
+pub use entry::{Append, Entry, Operation, RANGE_BYTES_MAX, SECTOR_BYTES, WRITE_BYTES_MAX, data_hash};
+pub use error::{HrlError, Place, Result};
+pub use file::{FsLogFile, LogFile, index_path, sync_folder};
+pub use header::{CREATOR_PROFILE, CREATOR_STRICT, HEADER_BYTES, LogHeader, VERSION_1, VERSION_2};
+pub use id::LogId;
+pub use index::IndexHeader;
+pub use time::{seconds_since_2000, unix_ns};
+pub use writer::{LogOptions, LogWriter, SealedLog};
