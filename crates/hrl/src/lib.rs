@@ -4,8 +4,10 @@
 //! lacks. The profile is described in `docs/spec/hrl.md`.
 #![forbid(unsafe_code)]
 
+mod blocks;
 mod bytes;
 mod checksum;
+mod data;
 mod entry;
 mod error;
 mod file;
@@ -13,6 +15,10 @@ mod header;
 mod id;
 mod index;
 mod metadata;
+mod reader;
+mod records;
+mod recover;
+mod scan;
 mod seal;
 mod stage;
 mod time;
@@ -25,5 +31,7 @@ pub use file::{FsLogFile, LogFile, index_path, sync_folder};
 pub use header::{CREATOR_PROFILE, CREATOR_STRICT, HEADER_BYTES, LogHeader, VERSION_1, VERSION_2};
 pub use id::LogId;
 pub use index::IndexHeader;
+pub use reader::{BATCH_ENTRIES_MAX, Entries, LogReader, ReadOptions};
+pub use recover::{RecoverMode, Recovered, TornTail, read_header, recover};
 pub use time::{seconds_since_2000, unix_ns};
 pub use writer::{LogOptions, LogWriter, SealedLog};

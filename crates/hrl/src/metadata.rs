@@ -2,7 +2,7 @@
 
 use crate::bytes::{get_u32, get_u64, put};
 use crate::checksum::byte_sum_checksum_without;
-use crate::entry::Operation;
+use crate::entry::{Entry, Operation};
 
 /// Size of a block header and of an entry.
 pub const SLOT_BYTES: usize = 32;
@@ -92,6 +92,20 @@ impl RawEntry {
         let checksum = byte_sum_checksum_without(&slot, ENTRY_CHECKSUM..ENTRY_CHECKSUM + 4);
         put(&mut slot, ENTRY_CHECKSUM, &checksum.to_le_bytes());
         slot
+    }
+
+    /// The entry as the room hands it out, without a hash.
+    pub fn entry(&self, sequence: u64, log_offset: u64, time_ns: u64) -> Entry {
+        Entry {
+            operation: self.operation,
+            offset: self.offset,
+            length_bytes: self.length_bytes,
+            time_ns,
+            sequence,
+            log_offset,
+            data_checksum: self.data_checksum,
+            data_hash: None,
+        }
     }
 
     /// Reads an entry.

@@ -29,6 +29,20 @@ pub struct Tail {
     pub last_time_ns: u64,
 }
 
+impl Tail {
+    /// Moves past an entry.
+    pub fn count(&mut self, entry: &Entry) {
+        if self.entry_count == 0 {
+            self.first_time_ns = entry.time_ns;
+        }
+        self.last_time_ns = entry.time_ns;
+        self.entry_count += 1;
+        self.next_sequence += 1;
+        self.data_bytes += entry.data_bytes();
+        self.position += entry.data_bytes();
+    }
+}
+
 /// An entry that no metadata block describes yet.
 #[derive(Debug, Clone, Copy)]
 pub struct Pending {
@@ -52,9 +66,15 @@ impl Pending {
 /// Buffers that live as long as the writer.
 #[derive(Default)]
 pub struct Scratch {
-    pub pending: Vec<Pending>,
+    pending: Vec<Pending>,
     blocks: Vec<Block>,
-    pub records: Vec<u8>,
+    records: Vec<u8>,
+}
+
+impl Scratch {
+    pub fn with_pending(pending: Vec<Pending>) -> Self {
+        Self { pending, ..Self::default() }
+    }
 }
 
 enum Part<'a> {
@@ -107,22 +127,10 @@ impl<'s, 'a> Stage<'s, 'a> {
         }
         self.scratch.pending.push(Pending::of(&entry));
         self.scratch.records.extend_from_slice(&encode_record(&entry, self.record_seed));
-        self.advance(&entry);
+        self.tail.count(&entry);
         if self.scratch.pending.len() - self.described == ENTRIES_PER_BLOCK_MAX {
             self.close_block();
         }
-    }
-
-    fn advance(&mut self, entry: &Entry) {
-        let tail = &mut self.tail;
-        if tail.entry_count == 0 {
-            tail.first_time_ns = entry.time_ns;
-        }
-        tail.last_time_ns = entry.time_ns;
-        tail.entry_count += 1;
-        tail.next_sequence += 1;
-        tail.data_bytes += entry.data_bytes();
-        tail.position += entry.data_bytes();
     }
 
     /// Describes all pending entries by a block; nothing when there are none.
