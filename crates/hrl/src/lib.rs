@@ -10,6 +10,7 @@ mod checksum;
 mod data;
 mod entry;
 mod error;
+pub mod faults;
 mod file;
 mod header;
 mod id;
