@@ -6,10 +6,13 @@
 
 mod blocks;
 mod bytes;
+mod chain;
+mod check;
 mod checksum;
 mod data;
 mod entry;
 mod error;
+mod export;
 pub mod faults;
 mod file;
 mod header;
@@ -25,9 +28,14 @@ mod stage;
 mod time;
 mod writer;
 
+pub use chain::{ChainLink, verify_chain};
+pub use check::{
+    DAMAGES_MAX, Damage, DamageKind, LogStatistics, Report, inspect, inspect_files, verify, verify_files,
+};
 pub use checksum::{byte_sum, byte_sum_checksum, byte_sum_checksum_without};
 pub use entry::{Append, Entry, Operation, RANGE_BYTES_MAX, SECTOR_BYTES, WRITE_BYTES_MAX, data_hash};
 pub use error::{HrlError, Place, Result};
+pub use export::{Exported, export_strict};
 pub use file::{FsLogFile, LogFile, index_path, sync_folder};
 pub use header::{CREATOR_PROFILE, CREATOR_STRICT, HEADER_BYTES, LogHeader, VERSION_1, VERSION_2};
 pub use id::LogId;

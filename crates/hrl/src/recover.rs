@@ -153,11 +153,16 @@ impl<'f, F: LogFile> Recovery<'f, F> {
 
     /// Goes as far as there is proof.
     pub(crate) fn run(&mut self) -> Result<Option<TornTail>> {
-        while self.follow_record()? || self.follow_block()? || self.search_block()? {}
+        self.run_with(&mut |_| {})
+    }
+
+    /// [`run`](Self::run) that hands each proven entry to `visit`.
+    pub(crate) fn run_with(&mut self, visit: &mut dyn FnMut(&Entry)) -> Result<Option<TornTail>> {
+        while self.follow_record(visit)? || self.follow_block()? || self.search_block(visit)? {}
         self.judge_end()
     }
 
-    fn follow_record(&mut self) -> Result<bool> {
+    fn follow_record(&mut self, visit: &mut dyn FnMut(&Entry)) -> Result<bool> {
         let Some(entry) = self.records.get(self.tail.entry_count)? else { return Ok(false) };
         if !self.fits(&entry) {
             return Ok(false);
@@ -166,6 +171,7 @@ impl<'f, F: LogFile> Recovery<'f, F> {
             return Ok(false);
         }
         self.accept(&entry);
+        visit(&entry);
         Ok(true)
     }
 
@@ -223,7 +229,7 @@ impl<'f, F: LogFile> Recovery<'f, F> {
     }
 
     /// Looks ahead for the next block of the chain, whose entries have no good records, and proves them by it.
-    fn search_block(&mut self) -> Result<bool> {
+    fn search_block(&mut self, visit: &mut dyn FnMut(&Entry)) -> Result<bool> {
         let (start, known) = (self.tail.position, self.pending.len());
         let (log, key, size) = (self.log, self.key.clone(), self.log_size);
         let mut adopted = None;
@@ -238,7 +244,7 @@ impl<'f, F: LogFile> Recovery<'f, F> {
             Ok(adopted.is_some())
         })?;
         let Some((block, entries)) = adopted else { return Ok(false) };
-        self.adopt(&block, &entries)?;
+        self.adopt(&block, &entries, visit)?;
         Ok(true)
     }
 
@@ -271,7 +277,7 @@ impl<'f, F: LogFile> Recovery<'f, F> {
         fits.then(|| raw.entry(0, position, unix_ns(raw.seconds)))
     }
 
-    fn adopt(&mut self, block: &SealedBlock, entries: &[Entry]) -> Result<()> {
+    fn adopt(&mut self, block: &SealedBlock, entries: &[Entry], visit: &mut dyn FnMut(&Entry)) -> Result<()> {
         let mut bytes = Vec::with_capacity(entries.len() * 64);
         let first = self.tail.entry_count;
         for entry in entries {
@@ -282,6 +288,7 @@ impl<'f, F: LogFile> Recovery<'f, F> {
             let entry = record.unwrap_or(*entry);
             bytes.extend_from_slice(&encode_record(&entry, self.identity.record_seed()));
             self.tail.count(&entry);
+            visit(&entry);
         }
         self.accept_block(block);
         if self.repair {
