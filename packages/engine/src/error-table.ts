@@ -1,0 +1,294 @@
+/**
+ * Every error code of the engine and of its native core, with what it means and what an operator does about it.
+ *
+ * One row a code, in alphabetical order. Codes are stable, texts may change. docs/errors.md is this table rendered, and a
+ * test holds table, documentation and code (TypeScript and Rust) together. A code that crosses the native border or the
+ * wire gets its class, hint and return code here, so both sides only ever send code, message and details.
+ */
+
+/** Whether trying again by itself can help: the two classes of the retry rules. */
+export type ErrorClass = 'recoverable' | 'non-recoverable'
+
+/** One row of the table. */
+export interface ErrorRow {
+  /** What has happened, in one sentence. */
+  readonly meaning: string
+  /** `recoverable`: retried by the waits of the policy; `non-recoverable`: somebody must act. */
+  readonly class: ErrorClass
+  /** The next step for the operator. */
+  readonly hint: string
+  /** The number of the WMI replication service: 32768 to 32779. */
+  readonly returnCode: number
+}
+
+/** Return codes of the WMI replication service, by name. */
+export const RETURN_CODE = {
+  completed: 0,
+  jobStarted: 4096,
+  failed: 32768,
+  accessDenied: 32769,
+  notSupported: 32770,
+  unknown: 32771,
+  timeout: 32772,
+  invalidParameter: 32773,
+  inUse: 32774,
+  invalidState: 32775,
+  incorrectType: 32776,
+  notAvailable: 32777,
+  outOfMemory: 32778,
+  fileNotFound: 32779,
+} as const
+
+type ReturnName = keyof typeof RETURN_CODE
+
+/** Retrying helps: network, space, memory, a lost worker. */
+function retried(returns: ReturnName, meaning: string, hint: string): ErrorRow {
+  return { meaning, class: 'recoverable', hint, returnCode: RETURN_CODE[returns] }
+}
+
+/** Retrying cannot help: somebody has to change something first. */
+function final(returns: ReturnName, meaning: string, hint: string): ErrorRow {
+  return { meaning, class: 'non-recoverable', hint, returnCode: RETURN_CODE[returns] }
+}
+
+/** The table: code to row. */
+export const ERROR_TABLE = {
+  ABORTED: final(
+    'failed',
+    'The operation was stopped by its AbortSignal.',
+    'Call it again: it goes on where it stopped.',
+  ),
+  ACCESS_DENIED: final(
+    'accessDenied',
+    'The operating system refused access to a file or folder.',
+    'Give this user read and write permission on the path, or run as its owner.',
+  ),
+  DIGEST_MISMATCH: final(
+    'failed',
+    'Source and replica differ where they must be equal.',
+    'Run resynchronize; then check the memory and the storage of both sides.',
+  ),
+  FENCED: final(
+    'accessDenied',
+    'Another primary with a higher fencing number has taken over this replica.',
+    'Do not write to this source any more; find out which side is active and disable protection on the other.',
+  ),
+  FRAME_CORRUPT: retried(
+    'failed',
+    'A frame does not match its checksum, or claims sizes that cannot be true.',
+    'Nothing to do: the frame is sent again. If it comes back, check memory and network of both sides.',
+  ),
+  INTERNAL: final(
+    'unknown',
+    'An error without a code of its own; the original stands in the details.',
+    'Report it with its details.',
+  ),
+  INVALID_STATE: final(
+    'invalidState',
+    'The operation is not allowed in the present replication state.',
+    'Use one of the verbs listed in the details, or wait until the state changes.',
+  ),
+  IO_FAILED: retried(
+    'failed',
+    'The operating system failed an input or output operation.',
+    'Look at the reason in the details and at the kernel log of this host; check the storage.',
+  ),
+  LIMIT_EXCEEDED: retried(
+    'failed',
+    'A queue or buffer is at its limit.',
+    'Try again later; if it stays, the other side does not keep up.',
+  ),
+  LOG_ALREADY_SEALED: final(
+    'invalidState',
+    'The log is sealed already.',
+    'Open a new log; sealed logs never change.',
+  ),
+  LOG_CHAIN_FORK: final(
+    'failed',
+    'Two logs claim the same predecessor, or a log comes twice.',
+    'Do not apply either; resynchronize the disk.',
+  ),
+  LOG_CHAIN_GAP: final(
+    'failed',
+    'A log between two others is missing.',
+    'Put the missing log back; if it is lost, resynchronize the disk.',
+  ),
+  LOG_CHANGED_WHILE_READ: retried(
+    'inUse',
+    'The log changed while it was read.',
+    'Wait until its writer has sealed it, then read again.',
+  ),
+  LOG_CORRUPT: final(
+    'failed',
+    'A log is damaged before its end.',
+    'Fetch the log again from its source; if that copy is damaged too, resynchronize the disk.',
+  ),
+  LOG_ENTRY_OUT_OF_RANGE: final(
+    'failed',
+    'A log entry reaches past the end of the disk.',
+    'Check that the log belongs to this disk and that the replica has the size of the source.',
+  ),
+  LOG_HEADER_CORRUPT: final(
+    'failed',
+    'The header of a log is damaged or contradicts itself.',
+    'Fetch the log again from its source, or resynchronize the disk.',
+  ),
+  LOG_INDEX_MISMATCH: final(
+    'failed',
+    'The index belongs to another log, or disagrees with this one.',
+    'Put the right index beside the log, or remove it and read the log alone.',
+  ),
+  LOG_INDEX_MISSING: final(
+    'fileNotFound',
+    'The index of a log is not there.',
+    'Put the .hrx file back beside its .hrl file.',
+  ),
+  LOG_INVALID_REQUEST: final(
+    'invalidParameter',
+    'A request to a log makes no sense.',
+    'Correct the call; the reason names the argument.',
+  ),
+  LOG_LIMIT_EXCEEDED: final(
+    'outOfMemory',
+    'A log has more entries or blocks than this operation holds in memory.',
+    'Apply or show the log in parts.',
+  ),
+  LOG_NOT_HRL: final('incorrectType', 'The file is not an .hrl log.', 'Give the path of a log file.'),
+  LOG_NOT_SEALED: final(
+    'invalidState',
+    'The log was not closed.',
+    'Recover the log first, or wait until its writer has sealed it.',
+  ),
+  LOG_READ_FAILED: retried('failed', 'Reading a log failed.', 'Check the storage that holds the log.'),
+  LOG_TORN_TAIL: final(
+    'failed',
+    'The last entry of a log is incomplete, as a crash leaves it.',
+    'Recover the log: it is cut after its last complete entry.',
+  ),
+  LOG_UNALIGNED: final(
+    'invalidParameter',
+    'An offset or length is not a multiple of 512 bytes.',
+    'Align the request to whole sectors.',
+  ),
+  LOG_VERSION_UNSUPPORTED: final(
+    'notSupported',
+    'The log has a format version this program does not know.',
+    'Use a newer version of the program.',
+  ),
+  LOG_WRITER_FAILED: retried(
+    'failed',
+    'An earlier write to the log failed; it takes no more entries.',
+    'Free space or repair the storage of the log; changes are kept in the region map meanwhile.',
+  ),
+  LOG_WRITE_FAILED: retried(
+    'failed',
+    'Writing a log failed.',
+    'Free space or repair the storage of the log; changes are kept in the region map meanwhile.',
+  ),
+  MACHINE_EXISTS: final(
+    'inUse',
+    'A machine of this name is protected already.',
+    'Choose another name, or disable the other first.',
+  ),
+  MACHINE_NOT_FOUND: final(
+    'notAvailable',
+    'No machine of this name is protected here.',
+    'List the machines; check the state directory.',
+  ),
+  NATIVE_FAILED: final(
+    'failed',
+    'The native core failed in a way that has no code of its own.',
+    'Report it with its details.',
+  ),
+  NOT_IMPLEMENTED: final('notSupported', 'This part does not exist yet.', 'Look for it in a later version.'),
+  OPTION_OUT_OF_RANGE: final(
+    'invalidParameter',
+    'An option has a value outside of its range.',
+    'Choose a value in the range named in the message.',
+  ),
+  PATH_NOT_FOUND: final(
+    'fileNotFound',
+    'A file or folder is not there.',
+    'Check the path; mount the storage that holds it.',
+  ),
+  PROTOCOL_ERROR: final(
+    'failed',
+    'The other side sent something that is not the protocol.',
+    'Check that both sides run compatible versions and that the address is right.',
+  ),
+  REPLICA_DISK_FULL: retried(
+    'failed',
+    'The disk of the replica store is full.',
+    'Free space on it; replication goes on by itself.',
+  ),
+  REPLICA_IN_USE: retried(
+    'inUse',
+    'The replica serves another connection of its primary.',
+    'Wait until the other connection has ended.',
+  ),
+  REPLICA_INVALID_STATE: final(
+    'invalidState',
+    'The replica does not accept changes: it has been failed over, or was changed by somebody else.',
+    'Look at the state on the replica side; resynchronize or reverse the replication.',
+  ),
+  STATE_DISK_FULL: retried(
+    'failed',
+    'The disk of the state database is full.',
+    'Free space on it; nothing was changed by the failed step.',
+  ),
+  STATE_IN_USE: final(
+    'inUse',
+    'Another process has this state directory open.',
+    'Stop the process named in the details, or use its own interface.',
+  ),
+  STORE_BUSY: retried(
+    'inUse',
+    'The database is locked by another program.',
+    'Close the program that holds the database open.',
+  ),
+  STORE_CORRUPT: final(
+    'failed',
+    'The database is damaged or is not one of ours.',
+    'Put back a copy of the database; without one, enable the machine again over the existing replica.',
+  ),
+  STORE_FOREIGN: final(
+    'accessDenied',
+    'The replica store belongs to another disk.',
+    'Choose another folder; a store is never overwritten by another disk.',
+  ),
+  STORE_IN_USE: final(
+    'inUse',
+    'Another process has this replica store open.',
+    'Stop the process named in the details.',
+  ),
+  STORE_VERSION_NEWER: final(
+    'notSupported',
+    'The database was written by a newer version of the program.',
+    'Use that version; this one would not understand it.',
+  ),
+  TIMED_OUT: retried('timeout', 'An answer did not come in time.', 'Check the other side and the way to it.'),
+  TRANSPORT_FAILED: retried('notAvailable', 'The other side cannot be reached.', 'Check the network and that the target runs.'),
+  TRANSPORT_LOST: retried(
+    'notAvailable',
+    'The connection to the other side broke in the middle of an exchange.',
+    'Nothing to do: shipping reconnects and goes on after the last acknowledged frame.',
+  ),
+  WINDOW_TOO_FAR: final(
+    'invalidParameter',
+    'The start time lies in the past or more than 7 days ahead.',
+    'Choose a time within the next 7 days.',
+  ),
+  WORKER_DIED: retried(
+    'failed',
+    'A worker thread ended in the middle of its task.',
+    'Nothing to do: the task is carried out again by another worker.',
+  ),
+} as const satisfies Record<string, ErrorRow>
+
+/** A code of the table. */
+export type ErrorCode = keyof typeof ERROR_TABLE
+
+/** Says whether `text` is a code of the table. */
+export function isErrorCode(text: string): text is ErrorCode {
+  return Object.hasOwn(ERROR_TABLE, text)
+}
