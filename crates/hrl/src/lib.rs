@@ -9,6 +9,7 @@ mod bytes;
 mod chain;
 mod check;
 mod checksum;
+mod coalesce;
 mod data;
 mod entry;
 mod error;
@@ -33,6 +34,7 @@ pub use check::{
     DAMAGES_MAX, Damage, DamageKind, LogStatistics, Report, inspect, inspect_files, verify, verify_files,
 };
 pub use checksum::{byte_sum, byte_sum_checksum, byte_sum_checksum_without};
+pub use coalesce::{COALESCE_ENTRIES_MAX, CoalescePlan, Coalesced, coalesce, coalesce_plan};
 pub use entry::{Append, Entry, Operation, RANGE_BYTES_MAX, SECTOR_BYTES, WRITE_BYTES_MAX, data_hash};
 pub use error::{HrlError, Place, Result};
 pub use export::{Exported, export_strict};
