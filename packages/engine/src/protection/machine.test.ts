@@ -1,0 +1,162 @@
+import { describe, expect, it } from 'vitest'
+import { isSecondsiteError } from '../errors.js'
+import { allowedVerbs, EVENTS, requireTransition, type Trigger, transition, VERBS } from './machine.js'
+import { stateMachineMarkdown } from './state-diagram.js'
+import { parseReplicationState, REPLICATION_STATE, type ReplicationState, type Side } from '../states.js'
+
+const done = { isInitialReplicationDone: true }
+const open = { isInitialReplicationDone: false }
+
+const NAMES: Record<string, ReplicationState> = {
+  D: 'Disabled',
+  RI: 'ReadyForInitialReplication',
+  IP: 'InitialReplicationInProgress',
+  WI: 'WaitingForInitialReplication',
+  R: 'Replicating',
+  S: 'Suspended',
+  E: 'Error',
+  WR: 'WaitingForStartResynchronize',
+  RS: 'Resynchronizing',
+  RX: 'ResynchronizeSuspended',
+}
+
+// Written by hand from the tables of the model, not from the program. "R/IP": done / still open.
+const PRIMARY_VERBS = `
+from enable startInitialReplication cancelInitialReplication suspend resume resynchronize cancelResynchronize disable
+D    RI     -                       -                        -       -      -             -                   -
+RI   -      IP                      -                        -       -      -             -                   D
+IP   -      -                       RI                       S       -      -             -                   D
+R    -      -                       -                        S       -      RS            -                   D
+S    -      -                       -/RI                     -       R/IP   RS            -                   D
+E    -      -                       -                        S       R/IP   RS            -                   D
+WR   -      -                       -                        -       RS     RS            -                   D
+RS   -      -                       -                        RX      -      -             WR                  D
+RX   -      -                       -                        -       RS     RS            WR                  D`
+
+const PRIMARY_EVENTS = `
+from initialReplicationComplete resyncRequired windowOpens resyncComplete nonRecoverableError replicaFailedOver
+D    -                          -              -           -              -                   -
+RI   -                          -              -           -              -                   -
+IP   R                          WR             -           -              E                   -
+R    -                          WR             -           -              E                   E
+S    -                          WR             -           -              -                   -
+E    -                          WR             -           -              -                   -
+WR   -                          -              RS          -              -                   -
+RS   -                          WR             -           R              E                   -
+RX   -                          -              -           -              -                   -`
+
+const REPLICA_VERBS = `
+from enable suspend resume disable startInitialReplication resynchronize
+D    WI     -       -      -       -                       -
+WI   -      -       -      D       -                       -
+R    -      S       -      D       -                       -
+S    -      -       R      D       -                       -
+E    -      -       R      D       -                       -
+WR   -      -       -      D       -                       -
+RS   -      -       -      D       -                       -
+RX   -      -       -      D       -                       -`
+
+interface Cell {
+  side: Side
+  from: ReplicationState
+  trigger: Trigger
+  done: string
+  open: string
+}
+
+function cells(side: Side, text: string): Cell[] {
+  const [head = [], ...lines] = text
+    .trim()
+    .split('\n')
+    .map((line) => line.trim().split(/\s+/))
+  return lines.flatMap((line) =>
+    line.slice(1).map((cell, index) => {
+      const [whenDone = '-', whenOpen = whenDone] = cell.split('/')
+      const from = NAMES[line[0] ?? ''] ?? 'Unknown'
+      return { side, from, trigger: head[index + 1] as Trigger, done: whenDone, open: whenOpen }
+    }),
+  )
+}
+
+const ALL = [
+  ...cells('primary', PRIMARY_VERBS),
+  ...cells('primary', PRIMARY_EVENTS),
+  ...cells('replica', REPLICA_VERBS),
+]
+
+describe('transition', () => {
+  it('has a test for each state and each verb of the primary side', () => {
+    expect(new Set(cells('primary', PRIMARY_VERBS).map((cell) => cell.trigger))).toEqual(new Set(VERBS))
+    expect(ALL).toHaveLength(9 * 8 + 9 * 6 + 8 * 6)
+    expect(ALL.every((cell) => ([...VERBS, ...EVENTS] as string[]).includes(cell.trigger))).toBe(true)
+  })
+
+  it.each(ALL)('$side $from on $trigger leads to $done, or $open before IR is done', (cell) => {
+    for (const [facts, expected] of [[done, cell.done] as const, [open, cell.open] as const]) {
+      const answer = transition(cell.side, cell.from, cell.trigger, facts)
+      expect(answer.isAllowed ? answer.next : answer.code).toBe(
+        expected === '-' ? 'INVALID_STATE' : NAMES[expected],
+      )
+    }
+  })
+
+  it.each(['PreparedForFailover', 'FailedOver', 'Unknown'] as const)(
+    'refuses every verb in %s for now',
+    (state) => {
+      expect(allowedVerbs('primary', state, done)).toEqual([])
+      expect(allowedVerbs('replica', state, done)).toEqual([])
+    },
+  )
+
+  it('shows the resync states of the primary on the replica', () => {
+    let state: ReplicationState = 'Replicating'
+    const path = (
+      [
+        'resyncRequired',
+        'resyncStarted',
+        'resyncSuspended',
+        'resyncCancelled',
+        'resyncStarted',
+        'resyncComplete',
+      ] as const
+    ).map((trigger) => (state = requireTransition('replica', state, trigger, done, 'web01')))
+    expect(path).toEqual(['WR', 'RS', 'RX', 'WR', 'RS', 'R'].map((name) => NAMES[name]))
+  })
+
+  it('refuses with the number of the model, the state and what is possible', () => {
+    try {
+      requireTransition('primary', 'Suspended', 'suspend', done, 'web01')
+      expect.unreachable()
+    } catch (error) {
+      if (!isSecondsiteError(error, 'INVALID_STATE')) throw error
+      expect(error.returnCode).toBe(32775)
+      expect(error.details).toMatchObject({ machine: 'web01', state: 'Suspended', trigger: 'suspend' })
+      expect(error.details.allowedVerbs).toEqual(['resume', 'resynchronize', 'disable'])
+    }
+  })
+})
+
+describe('states', () => {
+  it('gives the numbers of the model', () => {
+    expect(REPLICATION_STATE).toMatchObject({
+      Disabled: 0,
+      Replicating: 3,
+      Error: 8,
+      Resynchronizing: 10,
+      FiredrillInProgress: 21,
+    })
+  })
+
+  it('reads older names and refuses unknown ones', () => {
+    expect(parseReplicationState('NotApplicable')).toBe('Disabled')
+    expect(parseReplicationState('SyncedReplicationComplete')).toBe('PreparedForFailover')
+    expect(parseReplicationState('Error')).toBe('Error')
+    expect(parseReplicationState('toString')).toBeUndefined()
+  })
+})
+
+describe('docs/state-machine.md', () => {
+  it('is the table as it is now (vitest -u renders it anew)', async () => {
+    await expect(stateMachineMarkdown()).toMatchFileSnapshot('../../../../docs/state-machine.md')
+  })
+})

@@ -1,0 +1,160 @@
+/**
+ * The state machine of a relationship: one table of rows, one pure function over it.
+ *
+ * A row says: on this side, from these states, this verb or event leads to that state. What is in no row is refused
+ * with INVALID_STATE and changes nothing. `when` tells apart the two cells that depend on whether initial replication
+ * is over: after a pause or an error, replication goes on where it was. Verbs are asked for by somebody; events happen.
+ * The replica side has events of its own for the resync states, which both sides report.
+ *
+ * Failover and failback are further rows: nothing else here has to change for them. docs/state-machine.md is rendered
+ * from this table.
+ */
+
+import { SecondsiteError } from '../errors.js'
+import type { ReplicationState, Side } from '../states.js'
+
+/** What an operator or a program may ask for. */
+export const VERBS = [
+  'enable',
+  'startInitialReplication',
+  'cancelInitialReplication',
+  'suspend',
+  'resume',
+  'resynchronize',
+  'cancelResynchronize',
+  'disable',
+] as const
+
+/** What happens by itself. */
+export const EVENTS = [
+  'initialReplicationComplete',
+  'resyncRequired',
+  'windowOpens',
+  'resyncStarted',
+  'resyncSuspended',
+  'resyncCancelled',
+  'resyncComplete',
+  'nonRecoverableError',
+  'replicaFailedOver',
+] as const
+
+/** A verb of the state machine. */
+export type Verb = (typeof VERBS)[number]
+/** Anything that can move a state. */
+export type Trigger = Verb | (typeof EVENTS)[number]
+
+/** What a row may depend on besides the state. */
+export type Condition = 'initialReplicationOpen' | 'initialReplicationDone'
+
+/** A row of the table. */
+export interface Row {
+  readonly side: Side
+  readonly from: readonly ReplicationState[]
+  readonly on: Trigger
+  readonly to: ReplicationState
+  readonly when?: Condition
+}
+
+const D = 'Disabled'
+const RI = 'ReadyForInitialReplication'
+const IP = 'InitialReplicationInProgress'
+const WI = 'WaitingForInitialReplication'
+const R = 'Replicating'
+const S = 'Suspended'
+const E = 'Error'
+const WR = 'WaitingForStartResynchronize'
+const RS = 'Resynchronizing'
+const RX = 'ResynchronizeSuspended'
+
+/** The table. */
+export const STATE_TABLE: readonly Row[] = [
+  { side: 'primary', on: 'enable', from: [D], to: RI },
+  { side: 'primary', on: 'startInitialReplication', from: [RI], to: IP },
+  { side: 'primary', on: 'cancelInitialReplication', from: [IP], to: RI },
+  { side: 'primary', on: 'cancelInitialReplication', from: [S], to: RI, when: 'initialReplicationOpen' },
+  { side: 'primary', on: 'suspend', from: [IP, R, E], to: S },
+  { side: 'primary', on: 'suspend', from: [RS], to: RX },
+  { side: 'primary', on: 'resume', from: [S, E], to: R, when: 'initialReplicationDone' },
+  { side: 'primary', on: 'resume', from: [S, E], to: IP, when: 'initialReplicationOpen' },
+  { side: 'primary', on: 'resume', from: [WR, RX], to: RS },
+  { side: 'primary', on: 'resynchronize', from: [R, S, E, WR, RX], to: RS },
+  { side: 'primary', on: 'cancelResynchronize', from: [RS, RX], to: WR },
+  { side: 'primary', on: 'disable', from: [RI, IP, R, S, E, WR, RS, RX], to: D },
+  { side: 'primary', on: 'initialReplicationComplete', from: [IP], to: R },
+  { side: 'primary', on: 'resyncRequired', from: [IP, R, S, E, RS], to: WR },
+  { side: 'primary', on: 'windowOpens', from: [WR], to: RS },
+  { side: 'primary', on: 'resyncComplete', from: [RS], to: R },
+  { side: 'primary', on: 'nonRecoverableError', from: [IP, R, RS], to: E },
+  { side: 'primary', on: 'replicaFailedOver', from: [R], to: E },
+
+  { side: 'replica', on: 'enable', from: [D], to: WI },
+  { side: 'replica', on: 'suspend', from: [R], to: S },
+  { side: 'replica', on: 'resume', from: [S, E], to: R },
+  { side: 'replica', on: 'disable', from: [WI, R, S, E, WR, RS, RX], to: D },
+  { side: 'replica', on: 'initialReplicationComplete', from: [WI], to: R },
+  { side: 'replica', on: 'resyncRequired', from: [WI, R, S, E, RS], to: WR },
+  { side: 'replica', on: 'resyncStarted', from: [WI, R, S, E, WR, RX], to: RS },
+  { side: 'replica', on: 'resyncSuspended', from: [RS], to: RX },
+  { side: 'replica', on: 'resyncCancelled', from: [RS, RX], to: WR },
+  { side: 'replica', on: 'resyncComplete', from: [RS], to: R },
+  { side: 'replica', on: 'nonRecoverableError', from: [R, RS], to: E },
+]
+
+/** What {@link transition} must know besides the state. */
+export interface Facts {
+  /** Whether initial replication has ended once for this relationship. */
+  readonly isInitialReplicationDone: boolean
+}
+
+/** The answer of the state machine. */
+export type Transition =
+  | { readonly isAllowed: true; readonly next: ReplicationState }
+  | {
+      readonly isAllowed: false
+      readonly code: 'INVALID_STATE'
+      /** The verbs that the present state takes. */
+      readonly allowedVerbs: readonly Verb[]
+    }
+
+/** Where `trigger` leads from `state`, or the refusal. Pure: nothing is changed by asking. */
+export function transition(side: Side, state: ReplicationState, trigger: Trigger, facts: Facts): Transition {
+  const row = findRow(side, state, trigger, facts)
+  if (row !== undefined) return { isAllowed: true, next: row.to }
+  return { isAllowed: false, code: 'INVALID_STATE', allowedVerbs: allowedVerbs(side, state, facts) }
+}
+
+/** The verbs that `state` takes, in the order of {@link VERBS}. */
+export function allowedVerbs(side: Side, state: ReplicationState, facts: Facts): readonly Verb[] {
+  return VERBS.filter((verb) => findRow(side, state, verb, facts) !== undefined)
+}
+
+/**
+ * The state that follows, for those who cannot go on without it.
+ * @throws {INVALID_STATE} with the machine, the state and the verbs it takes; nothing has changed
+ */
+export function requireTransition(
+  side: Side,
+  state: ReplicationState,
+  trigger: Trigger,
+  facts: Facts,
+  machine: string,
+): ReplicationState {
+  const answer = transition(side, state, trigger, facts)
+  if (answer.isAllowed) return answer.next
+  const allowed = answer.allowedVerbs.length === 0 ? 'nothing' : answer.allowedVerbs.join(', ')
+  throw new SecondsiteError(answer.code, {
+    message: `${trigger} is not possible on ${machine} while its state is ${state}; possible: ${allowed}`,
+    details: { machine, side, state, trigger, allowedVerbs: answer.allowedVerbs },
+  })
+}
+
+function findRow(side: Side, state: ReplicationState, trigger: Trigger, facts: Facts): Row | undefined {
+  const held: Condition = facts.isInitialReplicationDone ? 'initialReplicationDone' : 'initialReplicationOpen'
+  return STATE_TABLE.find(
+    (row) =>
+      row.side === side &&
+      row.on === trigger &&
+      row.from.includes(state) &&
+      (row.when === undefined || row.when === held),
+  )
+}
