@@ -1,0 +1,45 @@
+//! Errors cross the border as data: `code` is ours, the message is a JSON object with text, hint and details.
+//! `packages/engine/src/native` rebuilds them; nothing else reads that JSON.
+
+use napi::Error;
+use secondsite_hrl::HrlError;
+use serde_json::{Map, Value, json};
+
+/// A stable code, as listed in `docs/errors.md`.
+pub struct Code(String);
+
+impl AsRef<str> for Code {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<napi::Status> for Code {
+    fn from(status: napi::Status) -> Self {
+        Self(format!("NATIVE_{}", status.as_ref()))
+    }
+}
+
+pub type Result<T> = std::result::Result<T, Error<Code>>;
+
+/// An error with its place and hint.
+pub fn failure(code: &str, message: &str, hint: &str, details: Map<String, Value>) -> Error<Code> {
+    let body = json!({ "message": message, "hint": hint, "details": details });
+    Error::new(Code(code.to_owned()), body.to_string())
+}
+
+/// A value from TypeScript that makes no sense; TypeScript checks first, so this is the second net.
+pub fn bad_argument(name: &str, reason: &str) -> Error<Code> {
+    let mut details = Map::new();
+    details.insert("argument".into(), name.into());
+    failure("OPTION_OUT_OF_RANGE", &format!("{name}: {reason}"), "", details)
+}
+
+pub fn from_log(error: HrlError) -> Error<Code> {
+    let place = error.place();
+    let mut details = Map::new();
+    details.insert("path".into(), place.path.to_string_lossy().into());
+    details.insert("offset".into(), place.offset.into());
+    details.insert("reason".into(), place.reason.clone().into());
+    failure(error.code(), &error.to_string(), error.hint(), details)
+}
