@@ -1,0 +1,197 @@
+/**
+ * The messages between primary and replica: their headers, what their bodies are, and who sends them.
+ *
+ * A header is small and JSON; bytes travel in the body. Both sides check every header against these schemas, on sending
+ * and on receiving. Unknown fields are dropped, so a later version may add some. docs/spec/wire.md describes the flow.
+ */
+
+import { z } from 'zod'
+
+/** Version of the protocol that `hello` offers. */
+export const PROTOCOL_VERSION = 1
+/** Ranges of one digest request, at most: 8192 at 50 bytes of JSON is 400 KiB of header. */
+export const DIGEST_RANGES_MAX = 8192
+/** Disks of one machine, at most. */
+export const MACHINE_DISKS_MAX = 256
+/** Logs of one shipment and unfinished logs of a spool, at most. */
+export const SHIPMENT_LOGS_MAX = 4096
+
+/** Whole and exact: zod's `int` is the safe integers. */
+const count = z.int().min(0)
+const id = z.string().min(1).max(64)
+const text = z.string().max(4096)
+/** The request or shipment that a message belongs to; a reply carries the key of what it answers. */
+const key = count
+
+/** Shape of `PlainError`; an error crosses the wire as data. */
+const plainError = z.object({
+  code: z.string().min(1).max(64),
+  message: text,
+  details: z.record(z.string(), z.json()),
+})
+
+const diskHello = z.object({ diskId: id, name: text, sizeBytes: count, sectorSizeBytes: count })
+
+const shippedLog = z.object({
+  diskId: id,
+  logId: id,
+  /** All zeros for the first log of a chain. */
+  previousLogId: id,
+  logSizeBytes: count,
+  indexSizeBytes: count,
+  entryCount: count,
+  firstSequence: count,
+  /** One past the sequence number of the last entry. */
+  nextSequence: count,
+})
+
+/** How far a batch of initial replication or of a resynchronization takes its disk. */
+const batchProgress = z.object({
+  diskId: id,
+  /** Which pass of a resynchronization; 0 for initial replication. */
+  pass: count,
+  /** Where the pass goes on after this batch. */
+  nextOffset: count,
+})
+
+const diskWelcome = z.object({
+  diskId: id,
+  /** Newest log that is spooled, synced and verified; null when there is none. */
+  receivedLogId: id.nullable(),
+  /** Newest log that the image holds; null when there is none. */
+  appliedLogId: id.nullable(),
+  /** Progress of an unfinished initial replication or pass; absent when none runs. */
+  progress: batchProgress.omit({ diskId: true }).optional(),
+})
+
+/** Bytes of a log that are durable on the replica: a prefix of its `.hrl` followed by its `.hrx`. */
+const spooled = z.object({ logId: id, durableBytes: count })
+
+/** Header schemas by type. */
+export const HEADERS = {
+  /** The primary introduces itself; answered by `welcome` or `error`. */
+  hello: z.object({
+    key,
+    protocolVersion: count,
+    relationshipId: id,
+    machine: text,
+    /** The side with the higher number has the right to write; a lower one is refused with FENCED. */
+    fencingNumber: count,
+    disks: z.array(diskHello).max(MACHINE_DISKS_MAX),
+  }),
+  /** Announces a shipment: logs that are applied together or not at all. */
+  'shipment-begin': z.object({
+    key,
+    kind: z.enum(['initial', 'resync', 'delta']),
+    /** Unix milliseconds of the point that the replica shows when this is applied. */
+    cutTimeMs: count,
+    /** True when the chain of logs begins anew. */
+    isRebase: z.boolean(),
+    logs: z.array(shippedLog).max(SHIPMENT_LOGS_MAX),
+    progress: z.array(batchProgress).max(MACHINE_DISKS_MAX).default([]),
+  }),
+  /** A slice of a log; the body is an encoded frame. */
+  frame: z.object({
+    key,
+    diskId: id,
+    logId: id,
+    part: z.enum(['log', 'index']),
+    /** Where the slice starts in its file. */
+    offset: count,
+    /** Bytes of the slice, decoded. */
+    rawBytes: count,
+  }),
+  /** Every frame of the shipment has been sent; answered by `received`, later by `applied`. */
+  'shipment-end': z.object({ key }),
+  /** Asks for the digests of the chunks of some ranges; answered by `digests`. */
+  'digest-request': z.object({
+    key,
+    diskId: id,
+    ranges: z.array(z.object({ offset: count, lengthBytes: count })).max(DIGEST_RANGES_MAX),
+    chunkBytes: z.int().min(4096).max(4_194_304),
+    algorithm: z.enum(['xxh3-128', 'blake3']),
+    /** Seed of the pass: 64 bits as 16 hex digits, so that no number rounds it. */
+    seed: z.string().regex(/^[0-9a-f]{16}$/),
+  }),
+  /** Asks how far the replica is; answered by `status`. */
+  'status-request': z.object({ key }),
+  /** The replica accepts the primary and says where shipping goes on. */
+  welcome: z.object({
+    key,
+    protocolVersion: count,
+    /** Newest shipment that is durable here; 0 when there is none. */
+    receivedShipment: count,
+    /** Newest shipment that the images hold; 0 when there is none. */
+    appliedShipment: count,
+    disks: z.array(diskWelcome).max(MACHINE_DISKS_MAX),
+    spool: z.array(spooled).max(SHIPMENT_LOGS_MAX),
+  }),
+  /** Bytes of a log that have become durable. Comes by itself while frames arrive. */
+  ack: spooled,
+  /** The shipment is spooled, synced and verified; the primary may let go of its logs. */
+  received: z.object({ key }),
+  /** The images hold the shipment. */
+  applied: z.object({ key, cutTimeMs: count }),
+  /** 16 bytes a chunk in the body, in the order of the ranges asked for. */
+  digests: z.object({ key }),
+  /** How far the replica is. */
+  status: z.object({ key, receivedShipment: count, appliedShipment: count, spoolBytes: count }),
+  /** Refusal or failure; the sender closes the channel after it. */
+  error: z.object({ error: plainError }),
+} as const
+
+/** Name of a message. */
+export type MessageType = keyof typeof HEADERS
+/** Header of a message of this type. */
+export type HeaderOf<Type extends MessageType> = z.output<(typeof HEADERS)[Type]>
+/** Header as a sender writes it: fields with a default may be left out. */
+export type HeaderInputOf<Type extends MessageType> = z.input<(typeof HEADERS)[Type]>
+/** Messages of the replica that answer one of the primary, by its key. */
+export type ReplyType = 'welcome' | 'received' | 'applied' | 'digests' | 'status'
+
+/** A message of one type; without an argument, of any. Switching on `type` narrows it when it is `AnyMessage`. */
+export interface Message<Type extends MessageType = MessageType> {
+  readonly type: Type
+  readonly header: HeaderOf<Type>
+  readonly body?: Uint8Array
+}
+
+/** A message of any type, as a discriminated union. */
+export type AnyMessage = { [Type in MessageType]: Message<Type> }[MessageType]
+
+/**
+ * What the body of a type is: `none`; `hashed`, covered by a checksum of the wire; `self-proving`, a frame that carries
+ * its own, so that the bytes are not hashed a second time.
+ */
+export type BodyKind = 'none' | 'hashed' | 'self-proving'
+
+/** Number on the wire and kind of body, by type. Numbers are never used again for something else. */
+export const WIRE_TYPES: {
+  readonly [Type in MessageType]: { readonly number: number; readonly body: BodyKind }
+} = {
+  hello: { number: 1, body: 'none' },
+  'shipment-begin': { number: 2, body: 'none' },
+  frame: { number: 3, body: 'self-proving' },
+  'shipment-end': { number: 4, body: 'none' },
+  'digest-request': { number: 5, body: 'none' },
+  'status-request': { number: 6, body: 'none' },
+  welcome: { number: 65, body: 'none' },
+  ack: { number: 66, body: 'none' },
+  received: { number: 67, body: 'none' },
+  applied: { number: 68, body: 'none' },
+  digests: { number: 69, body: 'hashed' },
+  status: { number: 70, body: 'none' },
+  error: { number: 71, body: 'none' },
+}
+
+/** Makes a message; fields with a default are filled in. @throws TypeError when the header does not fit its type */
+export function message<Type extends MessageType>(
+  type: Type,
+  header: HeaderInputOf<Type>,
+  body?: Uint8Array,
+): Message<Type> {
+  const parsed = HEADERS[type].safeParse(header)
+  if (!parsed.success) throw new TypeError(`header of ${type}: ${z.prettifyError(parsed.error)}`)
+  const checked = parsed.data as HeaderOf<Type>
+  return body === undefined ? { type, header: checked } : { type, header: checked, body }
+}
