@@ -5,6 +5,8 @@
 //! 4. the log goes on, survives the next loss the same way, and seals;
 //! 5. data that imitates metadata blocks changes none of that.
 
+#![allow(clippy::unwrap_used, reason = "tests state their expectations with unwrap")]
+
 mod common;
 
 use common::*;
