@@ -1,0 +1,139 @@
+/**
+ * The SQLite binding as kysely wants it, with coded errors.
+ *
+ * Two things of libsql are handled here and nowhere else. It ends the whole process when a boolean is bound, and it
+ * rounds integers above 2^53: so parameters are checked before they get there (booleans become 0 and 1), and the schema
+ * forbids larger values (every INTEGER column is STRICT and has a CHECK). Its errors become codes that say which disk is
+ * full and whether waiting helps.
+ */
+
+import Database from 'libsql'
+import { type ErrorCode, SecondsiteError } from '../errors.js'
+
+type Connection = InstanceType<typeof Database>
+type Row = Record<string, unknown>
+
+/** How long a statement waits for another program that holds the database, in milliseconds. */
+const BUSY_TIMEOUT_MS = 2000
+
+/** What a database is and how its failures are called. */
+export interface DatabasePlace {
+  /** The file; its folder must exist. */
+  readonly path: string
+  /** Code for a full disk: STATE_DISK_FULL or REPLICA_DISK_FULL. */
+  readonly fullCode: ErrorCode
+}
+
+/** A database in the shape of kysely's SqliteDialect. */
+export class CodedDatabase {
+  readonly #place: DatabasePlace
+  readonly #connection: Connection
+
+  /**
+   * Opens or creates the file, in WAL mode with a sync at every commit.
+   * @throws {STORE_CORRUPT, STORE_BUSY, STATE_DISK_FULL, REPLICA_DISK_FULL, IO_FAILED}
+   */
+  constructor(place: DatabasePlace) {
+    this.#place = place
+    this.#connection = coded(place, () => new Database(place.path))
+    try {
+      this.pragma(`busy_timeout = ${BUSY_TIMEOUT_MS}`)
+      this.pragma('journal_mode = WAL')
+      // FULL, not NORMAL: a watermark that a power loss takes back would name a log that is deleted already.
+      this.pragma('synchronous = FULL')
+      this.pragma('foreign_keys = ON')
+    } catch (error) {
+      this.#connection.close()
+      throw error
+    }
+  }
+
+  close(): void {
+    this.#connection.close()
+  }
+
+  prepare(sql: string): CodedStatement {
+    const statement = coded(this.#place, () => this.#connection.prepare(sql))
+    return new CodedStatement(this.#place, statement as unknown as RawStatement)
+  }
+
+  /** Runs a PRAGMA and returns its first value. */
+  pragma(text: string): unknown {
+    const [row] = this.prepare(`PRAGMA ${text}`).all([])
+    return row === undefined ? undefined : Object.values(row as Row)[0]
+  }
+
+  /** Runs several statements, none of which returns rows. */
+  exec(sql: string): void {
+    coded(this.#place, () => this.#connection.exec(sql))
+  }
+}
+
+interface RawStatement {
+  readonly reader: boolean
+  all(parameters: readonly unknown[]): unknown[]
+  run(parameters: readonly unknown[]): { changes: number; lastInsertRowid: number }
+}
+
+class CodedStatement {
+  readonly reader: boolean
+  readonly #place: DatabasePlace
+  readonly #statement: RawStatement
+
+  constructor(place: DatabasePlace, statement: RawStatement) {
+    this.#place = place
+    this.#statement = statement
+    this.reader = statement.reader
+  }
+
+  all(parameters: readonly unknown[]): unknown[] {
+    return coded(this.#place, () => this.#statement.all(parameters.map(bindable)))
+  }
+
+  run(parameters: readonly unknown[]): { changes: number; lastInsertRowid: number } {
+    return coded(this.#place, () => this.#statement.run(parameters.map(bindable)))
+  }
+
+  *iterate(parameters: readonly unknown[]): IterableIterator<unknown> {
+    yield* this.all(parameters)
+  }
+}
+
+function bindable(value: unknown): unknown {
+  if (typeof value === 'boolean') return value ? 1 : 0
+  if (value === null || typeof value === 'string' || value instanceof Uint8Array) return value
+  if (typeof value === 'number' && Number.isFinite(value) && Math.abs(value) <= Number.MAX_SAFE_INTEGER)
+    return value
+  throw new TypeError(
+    `a database parameter must be text, a safe number, bytes or null, not ${typeof value} ${String(value)}`,
+  )
+}
+
+function coded<Result>(place: DatabasePlace, action: () => Result): Result {
+  try {
+    return action()
+  } catch (error) {
+    throw codedError(place, error)
+  }
+}
+
+function codedError(place: DatabasePlace, error: unknown): unknown {
+  if (error instanceof TypeError || error instanceof SecondsiteError || !(error instanceof Error))
+    return error
+  const reason = 'code' in error ? String(error.code) : 'SQLITE_CANTOPEN'
+  const message = `database ${place.path}: ${error.message}`
+  return new SecondsiteError(codeOf(reason, place), {
+    message,
+    details: { path: place.path, reason },
+    cause: error,
+  })
+}
+
+function codeOf(reason: string, place: DatabasePlace): ErrorCode {
+  if (reason.startsWith('SQLITE_FULL')) return place.fullCode
+  if (reason.startsWith('SQLITE_BUSY') || reason.startsWith('SQLITE_LOCKED')) return 'STORE_BUSY'
+  if (reason.startsWith('SQLITE_CORRUPT') || reason.startsWith('SQLITE_NOTADB')) return 'STORE_CORRUPT'
+  if (reason.startsWith('SQLITE_IOERR') || reason.startsWith('SQLITE_CANTOPEN')) return 'IO_FAILED'
+  if (reason.startsWith('SQLITE_READONLY')) return 'ACCESS_DENIED'
+  return 'INTERNAL'
+}

@@ -1,0 +1,214 @@
+/**
+ * The state database of the primary side: what it protects, how far it is, and what happened.
+ *
+ * Ids are UUID text, times Unix milliseconds, sizes and offsets bytes, settings JSON text. Sequence numbers and all
+ * other counts stay below 2^53, which the schema checks.
+ */
+
+import type { Generated, Insertable, Selectable } from 'kysely'
+import type { ReplicationMode, ReplicationState, Side } from '../states.js'
+import { type DatabaseKind, flag, oneOf, wholeNumber } from './database.js'
+
+/** Why a log was made. */
+export const LOG_KINDS = ['delta', 'initial', 'resync'] as const
+/** How far a log is: on this side, at the replica in full, in the image. */
+export const LOG_STATES = ['sealed', 'shipped', 'received', 'applied'] as const
+/** How far a cycle is. */
+export const CYCLE_STATES = ['cut', 'shipped', 'received', 'applied'] as const
+/** How far a resynchronization is. */
+export const RESYNC_STATES = ['running', 'suspended', 'cancelled', 'complete'] as const
+
+export type LogKind = (typeof LOG_KINDS)[number]
+export type LogState = (typeof LOG_STATES)[number]
+export type CycleState = (typeof CYCLE_STATES)[number]
+export type ResyncState = (typeof RESYNC_STATES)[number]
+
+/** A protected machine: one relationship. */
+export interface MachineTable {
+  machineId: string
+  name: string
+  relationshipId: string
+  side: Side
+  mode: ReplicationMode
+  state: ReplicationState
+  isInitialReplicationDone: Generated<number>
+  policyJson: string
+  replicaJson: string
+  createdMs: number
+  nextCycleNumber: Generated<number>
+  fencingNumber: Generated<number>
+  resyncReason: string | null
+  resyncStartMs: number | null
+  errorJson: string | null
+  retryAttempt: Generated<number>
+  retryAtMs: number | null
+  lastReceivedMs: number | null
+  lastAppliedMs: number | null
+}
+
+/** A disk of a machine. */
+export interface DiskTable {
+  diskId: string
+  machineId: string
+  position: number
+  name: string
+  path: string
+  trackingDirectory: string
+  sizeBytes: number
+  initialNextOffset: Generated<number>
+  isInitialDone: Generated<number>
+}
+
+/** A sealed log that the replica does not hold in full yet. */
+export interface LogTable {
+  logId: string
+  diskId: string
+  previousLogId: string
+  firstSequence: number
+  nextSequence: number
+  cycleNumber: number
+  kind: LogKind
+  state: LogState
+  path: string
+  indexPath: string
+  logSizeBytes: number
+  indexSizeBytes: number
+  entryCount: number
+  dataBytes: number
+  cutTimeMs: number
+  isCoalesced: Generated<number>
+}
+
+/** One interval with its logs. */
+export interface CycleTable {
+  machineId: string
+  cycleNumber: number
+  kind: LogKind
+  state: CycleState
+  cutTimeMs: number
+  sentBytes: Generated<number>
+  receivedMs: number | null
+  appliedMs: number | null
+}
+
+/** One resynchronization of a machine. */
+export interface ResyncTable {
+  resyncId: string
+  machineId: string
+  reason: string
+  state: ResyncState
+  seed: string
+  chunkBytes: number
+  digest: string
+  startedMs: number
+  endedMs: number | null
+  comparedBytes: Generated<number>
+  equalBytes: Generated<number>
+  sentBytes: Generated<number>
+}
+
+/** A range that a resynchronization still has to compare, or has shown to be equal or sent. */
+export interface ResyncRangeTable {
+  resyncId: string
+  diskId: string
+  offset: number
+  lengthBytes: number
+  isVerified: Generated<number>
+}
+
+/** Counters of one monitoring interval; `endMs` is null while it runs. */
+export interface StatisticsTable {
+  machineId: string
+  startMs: number
+  endMs: number | null
+  countersJson: string
+}
+
+/** Every transition, written in the transaction that makes it. */
+export interface JournalTable {
+  entryId: Generated<number>
+  machineId: string
+  timeMs: number
+  operator: string
+  reason: string
+  trigger: string
+  fromState: ReplicationState
+  toState: ReplicationState
+}
+
+/** All tables of the state database. */
+export interface StateSchema {
+  machines: MachineTable
+  disks: DiskTable
+  logs: LogTable
+  cycles: CycleTable
+  resyncs: ResyncTable
+  resyncRanges: ResyncRangeTable
+  statistics: StatisticsTable
+  journal: JournalTable
+}
+
+export type Machine = Selectable<MachineTable>
+export type NewMachine = Insertable<MachineTable>
+export type Disk = Selectable<DiskTable>
+export type NewDisk = Insertable<DiskTable>
+export type QueuedLog = Selectable<LogTable>
+export type NewLog = Insertable<LogTable>
+export type Cycle = Selectable<CycleTable>
+export type NewCycle = Insertable<CycleTable>
+export type Resync = Selectable<ResyncTable>
+export type NewResync = Insertable<ResyncTable>
+export type ResyncRange = Selectable<ResyncRangeTable>
+export type JournalEntry = Selectable<JournalTable>
+
+const machine = '"machineId" TEXT NOT NULL REFERENCES "machines" ON DELETE CASCADE'
+const disk = '"diskId" TEXT NOT NULL REFERENCES "disks" ON DELETE CASCADE'
+
+const VERSION_1 = `
+CREATE TABLE "machines" (
+  "machineId" TEXT PRIMARY KEY, "name" TEXT NOT NULL UNIQUE, "relationshipId" TEXT NOT NULL UNIQUE,
+  ${oneOf('side', ['primary', 'replica'])}, "mode" TEXT NOT NULL, "state" TEXT NOT NULL,
+  ${flag('isInitialReplicationDone')}, "policyJson" TEXT NOT NULL, "replicaJson" TEXT NOT NULL,
+  ${wholeNumber('createdMs')}, ${wholeNumber('nextCycleNumber', 'NOT NULL DEFAULT 1')},
+  ${wholeNumber('fencingNumber', 'NOT NULL DEFAULT 1')}, "resyncReason" TEXT, ${wholeNumber('resyncStartMs', '')},
+  "errorJson" TEXT, ${wholeNumber('retryAttempt', 'NOT NULL DEFAULT 0')}, ${wholeNumber('retryAtMs', '')},
+  ${wholeNumber('lastReceivedMs', '')}, ${wholeNumber('lastAppliedMs', '')}) STRICT;
+CREATE TABLE "disks" (
+  "diskId" TEXT PRIMARY KEY, ${machine}, ${wholeNumber('position')}, "name" TEXT NOT NULL, "path" TEXT NOT NULL UNIQUE,
+  "trackingDirectory" TEXT NOT NULL, ${wholeNumber('sizeBytes')},
+  ${wholeNumber('initialNextOffset', 'NOT NULL DEFAULT 0')}, ${flag('isInitialDone')},
+  UNIQUE ("machineId", "name"), UNIQUE ("machineId", "position")) STRICT;
+CREATE TABLE "logs" (
+  "logId" TEXT PRIMARY KEY, ${disk}, "previousLogId" TEXT NOT NULL, ${wholeNumber('firstSequence')},
+  ${wholeNumber('nextSequence')}, ${wholeNumber('cycleNumber')}, ${oneOf('kind', LOG_KINDS)},
+  ${oneOf('state', LOG_STATES)}, "path" TEXT NOT NULL, "indexPath" TEXT NOT NULL, ${wholeNumber('logSizeBytes')},
+  ${wholeNumber('indexSizeBytes')}, ${wholeNumber('entryCount')}, ${wholeNumber('dataBytes')},
+  ${wholeNumber('cutTimeMs')}, ${flag('isCoalesced')}) STRICT;
+CREATE INDEX "logsOfDisk" ON "logs" ("diskId", "cycleNumber", "firstSequence");
+CREATE TABLE "cycles" (
+  ${machine}, ${wholeNumber('cycleNumber')}, ${oneOf('kind', LOG_KINDS)}, ${oneOf('state', CYCLE_STATES)},
+  ${wholeNumber('cutTimeMs')}, ${wholeNumber('sentBytes', 'NOT NULL DEFAULT 0')}, ${wholeNumber('receivedMs', '')},
+  ${wholeNumber('appliedMs', '')}, PRIMARY KEY ("machineId", "cycleNumber")) STRICT;
+CREATE TABLE "resyncs" (
+  "resyncId" TEXT PRIMARY KEY, ${machine}, "reason" TEXT NOT NULL, ${oneOf('state', RESYNC_STATES)}, "seed" TEXT NOT NULL,
+  ${wholeNumber('chunkBytes')}, "digest" TEXT NOT NULL, ${wholeNumber('startedMs')}, ${wholeNumber('endedMs', '')},
+  ${wholeNumber('comparedBytes', 'NOT NULL DEFAULT 0')}, ${wholeNumber('equalBytes', 'NOT NULL DEFAULT 0')},
+  ${wholeNumber('sentBytes', 'NOT NULL DEFAULT 0')}) STRICT;
+CREATE TABLE "resyncRanges" (
+  "resyncId" TEXT NOT NULL REFERENCES "resyncs" ON DELETE CASCADE, ${disk}, ${wholeNumber('offset')},
+  ${wholeNumber('lengthBytes')}, ${flag('isVerified')}, PRIMARY KEY ("resyncId", "diskId", "offset")) STRICT;
+CREATE TABLE "statistics" (
+  ${machine}, ${wholeNumber('startMs')}, ${wholeNumber('endMs', '')}, "countersJson" TEXT NOT NULL,
+  PRIMARY KEY ("machineId", "startMs")) STRICT;
+CREATE TABLE "journal" (
+  "entryId" INTEGER PRIMARY KEY AUTOINCREMENT, "machineId" TEXT NOT NULL, ${wholeNumber('timeMs')},
+  "operator" TEXT NOT NULL, "reason" TEXT NOT NULL, "trigger" TEXT NOT NULL, "fromState" TEXT NOT NULL,
+  "toState" TEXT NOT NULL) STRICT;
+`
+
+/** The state database: "SSst". */
+export const STATE_DATABASE: DatabaseKind = {
+  name: 'state database',
+  applicationId: 0x53537374,
+  migrations: [VERSION_1],
+}

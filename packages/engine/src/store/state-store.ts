@@ -1,0 +1,337 @@
+/**
+ * The state directory of a primary side, open: its lock and its database.
+ *
+ * Whatever must hold together happens in one transaction. A change of state is compared and set: it names the state it
+ * starts from, and writes its journal row before the new state takes effect, so no two deciders can both win.
+ * `db` is the typed door for queries that have no method here.
+ */
+
+import { join } from 'node:path'
+import type { Kysely, Transaction } from 'kysely'
+import type { Clock } from '../clock.js'
+import { SecondsiteError } from '../errors.js'
+import type { ReplicationState } from '../states.js'
+import { openDatabase } from './database.js'
+import { type LockedDirectory, openLocked } from './lock.js'
+import {
+  type Cycle,
+  type Disk,
+  type JournalEntry,
+  type Machine,
+  type NewCycle,
+  type NewDisk,
+  type NewLog,
+  type NewMachine,
+  type QueuedLog,
+  STATE_DATABASE,
+  type StateSchema,
+} from './state-schema.js'
+
+/** The database file in the state directory. */
+const STATE_FILE = 'state.db'
+
+/** A change of state, with who asked for it and why. */
+export interface StateChange {
+  readonly machineId: string
+  readonly trigger: string
+  readonly from: ReplicationState
+  readonly to: ReplicationState
+  /** Who asked: a user name, or `engine` for what happens by itself. */
+  readonly operator: string
+  readonly reason: string
+}
+
+/** Further writes of the same transaction. */
+export type InTransaction = (transaction: Transaction<StateSchema>) => Promise<void>
+
+/** What is on disk about machines, their disks, logs and cycles. */
+export class StateStore implements AsyncDisposable {
+  readonly directory: string
+  readonly db: Kysely<StateSchema>
+  readonly #lock: LockedDirectory
+  readonly #clock: Clock
+
+  private constructor(lock: LockedDirectory, db: Kysely<StateSchema>, clock: Clock) {
+    this.directory = lock.path
+    this.#lock = lock
+    this.db = db
+    this.#clock = clock
+  }
+
+  /**
+   * Opens the state directory, creating what is missing.
+   * @throws {STATE_IN_USE, STORE_VERSION_NEWER, STORE_CORRUPT, STORE_BUSY, STATE_DISK_FULL, ACCESS_DENIED, IO_FAILED}
+   */
+  static open(directory: string, clock: Clock): StateStore {
+    const lock = openLocked(directory, 'STATE_IN_USE')
+    try {
+      const place = { path: join(directory, STATE_FILE), fullCode: 'STATE_DISK_FULL' as const }
+      return new StateStore(lock, openDatabase<StateSchema>(STATE_DATABASE, place), clock)
+    } catch (error) {
+      lock.close()
+      throw error
+    }
+  }
+
+  /** Closes database and lock, in this order; calling it again does nothing. */
+  async close(): Promise<void> {
+    await this.db.destroy()
+    this.#lock.close()
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close()
+  }
+
+  /** Runs `action` in one transaction: all of it is durable when this resolves, or none of it. */
+  atomically<Result>(action: (transaction: Transaction<StateSchema>) => Promise<Result>): Promise<Result> {
+    return this.db.transaction().execute(action)
+  }
+
+  /** All machines by name. */
+  machines(): Promise<Machine[]> {
+    return this.db.selectFrom('machines').selectAll().orderBy('name').execute()
+  }
+
+  /** @throws {MACHINE_NOT_FOUND} */
+  async machine(machineId: string): Promise<Machine> {
+    const row = await this.db
+      .selectFrom('machines')
+      .selectAll()
+      .where('machineId', '=', machineId)
+      .executeTakeFirst()
+    return row ?? notFound(machineId)
+  }
+
+  /** The machine of that name, if there is one. */
+  machineNamed(name: string): Promise<Machine | undefined> {
+    return this.db.selectFrom('machines').selectAll().where('name', '=', name).executeTakeFirst()
+  }
+
+  /** The disks of a machine in their order. */
+  disks(machineId: string): Promise<Disk[]> {
+    return this.db
+      .selectFrom('disks')
+      .selectAll()
+      .where('machineId', '=', machineId)
+      .orderBy('position')
+      .execute()
+  }
+
+  /**
+   * Adds a machine with its disks and journals that.
+   * @throws {MACHINE_EXISTS} when the name or one of the disks is protected already
+   */
+  async addMachine(
+    machine: NewMachine,
+    disks: readonly NewDisk[],
+    operator: string,
+    reason: string,
+  ): Promise<void> {
+    const { machineId, state } = machine
+    const change = { machineId, trigger: 'enable', from: 'Disabled', to: state, operator, reason } as const
+    await this.atomically(async (transaction) => {
+      await refuseTaken(transaction, machine, disks)
+      await this.#journal(transaction, change)
+      await transaction.insertInto('machines').values(machine).execute()
+      if (disks.length > 0)
+        await transaction
+          .insertInto('disks')
+          .values([...disks])
+          .execute()
+    })
+  }
+
+  /** Removes a machine and all that hangs on it; its journal stays, with this as the last entry. */
+  async removeMachine(change: StateChange): Promise<void> {
+    await this.atomically(async (transaction) => {
+      await this.#journal(transaction, change)
+      await compareAndSet(transaction, change)
+      await transaction.deleteFrom('machines').where('machineId', '=', change.machineId).execute()
+    })
+  }
+
+  /**
+   * Moves a machine from one state to another and writes the journal, in one transaction with `also`.
+   * @throws {INVALID_STATE} when the machine is not in `change.from` any more; nothing has changed
+   * @throws {STATE_DISK_FULL} when there is no space; nothing has changed
+   */
+  async transition(change: StateChange, also?: InTransaction): Promise<void> {
+    await this.atomically(async (transaction) => {
+      await this.#journal(transaction, change)
+      await compareAndSet(transaction, change)
+      await also?.(transaction)
+    })
+  }
+
+  /** The journal of a machine, oldest first. */
+  journal(machineId: string): Promise<JournalEntry[]> {
+    return this.db
+      .selectFrom('journal')
+      .selectAll()
+      .where('machineId', '=', machineId)
+      .orderBy('entryId')
+      .execute()
+  }
+
+  /** Records a cut: the cycle and its logs appear together, and the next cycle gets the next number. */
+  async addCycle(cycle: NewCycle, logs: readonly NewLog[]): Promise<void> {
+    await this.atomically(async (transaction) => {
+      await transaction.insertInto('cycles').values(cycle).execute()
+      if (logs.length > 0)
+        await transaction
+          .insertInto('logs')
+          .values([...logs])
+          .execute()
+      await transaction
+        .updateTable('machines')
+        .set({ nextCycleNumber: cycle.cycleNumber + 1 })
+        .where('machineId', '=', cycle.machineId)
+        .where('nextCycleNumber', '<=', cycle.cycleNumber)
+        .execute()
+    })
+  }
+
+  /** Cycles that the replica has not applied, oldest first. */
+  openCycles(machineId: string): Promise<Cycle[]> {
+    const query = this.db.selectFrom('cycles').selectAll().where('machineId', '=', machineId)
+    return query.where('state', '!=', 'applied').orderBy('cycleNumber').execute()
+  }
+
+  /** The logs of a cycle, by the order of their disks. */
+  logsOfCycle(machineId: string, cycleNumber: number): Promise<QueuedLog[]> {
+    return this.#logs(machineId).where('logs.cycleNumber', '=', cycleNumber).execute()
+  }
+
+  /** All logs of a machine that the replica has not applied, oldest first. */
+  queuedLogs(machineId: string): Promise<QueuedLog[]> {
+    return this.#logs(machineId).where('logs.state', '!=', 'applied').execute()
+  }
+
+  /** Bytes of the logs per disk that the replica has not acknowledged: what the 50 % rule looks at. */
+  async unacknowledgedBytes(machineId: string): Promise<Map<string, number>> {
+    const rows = await this.#logs(machineId).where('logs.state', 'in', ['sealed', 'shipped']).execute()
+    const sums = new Map<string, number>()
+    for (const { diskId, logSizeBytes } of rows) sums.set(diskId, (sums.get(diskId) ?? 0) + logSizeBytes)
+    return sums
+  }
+
+  /** The replica holds the cycle in full: its logs count as received. Calling it again changes nothing. */
+  async markReceived(machineId: string, cycleNumber: number, sentBytes: number): Promise<void> {
+    const nowMs = this.#clock.nowMs()
+    await this.atomically(async (transaction) => {
+      const query = transaction.updateTable('cycles').where('machineId', '=', machineId)
+      const changes = { state: 'received', receivedMs: nowMs, sentBytes } as const
+      const open = query.where('cycleNumber', '=', cycleNumber).where('state', 'in', ['cut', 'shipped'])
+      const { numUpdatedRows } = await open.set(changes).executeTakeFirstOrThrow()
+      if (numUpdatedRows === 0n) return
+      await setLogState(transaction, machineId, cycleNumber, 'received')
+      await transaction
+        .updateTable('machines')
+        .set({ lastReceivedMs: nowMs })
+        .where('machineId', '=', machineId)
+        .execute()
+    })
+  }
+
+  /** The replica's image holds the cycle. The rows of its logs stay until {@link forgetLogs}: files go first. */
+  async markApplied(machineId: string, cycleNumber: number): Promise<void> {
+    const nowMs = this.#clock.nowMs()
+    await this.atomically(async (transaction) => {
+      const query = transaction.updateTable('cycles').where('machineId', '=', machineId)
+      const open = query.where('cycleNumber', '=', cycleNumber).where('state', '!=', 'applied')
+      const { numUpdatedRows } = await open
+        .set({ state: 'applied', appliedMs: nowMs })
+        .executeTakeFirstOrThrow()
+      if (numUpdatedRows === 0n) return
+      await setLogState(transaction, machineId, cycleNumber, 'applied')
+      await transaction
+        .updateTable('machines')
+        .set({ lastAppliedMs: nowMs })
+        .where('machineId', '=', machineId)
+        .execute()
+    })
+  }
+
+  /** Removes the rows of logs whose files are gone. */
+  async forgetLogs(logIds: readonly string[]): Promise<void> {
+    if (logIds.length === 0) return
+    await this.db
+      .deleteFrom('logs')
+      .where('logId', 'in', [...logIds])
+      .execute()
+  }
+
+  #logs(machineId: string) {
+    return this.db
+      .selectFrom('logs')
+      .innerJoin('disks', 'disks.diskId', 'logs.diskId')
+      .selectAll('logs')
+      .where('disks.machineId', '=', machineId)
+      .orderBy('logs.cycleNumber')
+      .orderBy('disks.position')
+      .orderBy('logs.firstSequence')
+  }
+
+  async #journal(transaction: Transaction<StateSchema>, change: StateChange): Promise<void> {
+    const { machineId, operator, reason, trigger, from, to } = change
+    const row = {
+      machineId,
+      operator,
+      reason,
+      trigger,
+      fromState: from,
+      toState: to,
+      timeMs: this.#clock.nowMs(),
+    }
+    await transaction.insertInto('journal').values(row).execute()
+  }
+}
+
+async function compareAndSet(transaction: Transaction<StateSchema>, change: StateChange): Promise<void> {
+  const { machineId, from, to, trigger } = change
+  const query = transaction.updateTable('machines').set({ state: to }).where('machineId', '=', machineId)
+  const { numUpdatedRows } = await query.where('state', '=', from).executeTakeFirstOrThrow()
+  if (numUpdatedRows === 1n) return
+  throw new SecondsiteError('INVALID_STATE', {
+    message: `${trigger}: the machine is not in state ${from} any more`,
+    details: { machine: machineId, state: from, trigger },
+  })
+}
+
+async function refuseTaken(
+  transaction: Transaction<StateSchema>,
+  machine: NewMachine,
+  disks: readonly NewDisk[],
+): Promise<void> {
+  const paths = disks.map((disk) => disk.path)
+  const named = transaction.selectFrom('machines').select('name').where('name', '=', machine.name)
+  const held = transaction
+    .selectFrom('disks')
+    .select('path as name')
+    .where('path', 'in', paths.length > 0 ? paths : [''])
+  const taken = (await named.executeTakeFirst()) ?? (await held.executeTakeFirst())
+  if (taken === undefined) return
+  throw new SecondsiteError('MACHINE_EXISTS', {
+    message: `${taken.name} is protected already`,
+    details: { machine: machine.name, reason: taken.name },
+  })
+}
+
+async function setLogState(
+  transaction: Transaction<StateSchema>,
+  machineId: string,
+  cycleNumber: number,
+  state: 'received' | 'applied',
+): Promise<void> {
+  const own = transaction.selectFrom('disks').select('diskId').where('machineId', '=', machineId)
+  const query = transaction.updateTable('logs').set({ state }).where('cycleNumber', '=', cycleNumber)
+  await query.where('diskId', 'in', own).execute()
+}
+
+function notFound(machineId: string): never {
+  throw new SecondsiteError('MACHINE_NOT_FOUND', {
+    message: `no machine ${machineId}`,
+    details: { machine: machineId },
+  })
+}
