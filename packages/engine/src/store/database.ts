@@ -35,11 +35,18 @@ export function oneOf(name: string, words: readonly string[]): string {
   return `"${name}" TEXT NOT NULL CHECK ("${name}" IN (${words.map((word) => `'${word}'`).join(', ')}))`
 }
 
+/** A database that is open. */
+export interface OpenDatabase<Schema> {
+  readonly db: Kysely<Schema>
+  /** Waits for queries in flight and closes; calling it again does nothing. */
+  close(): Promise<void>
+}
+
 /**
  * Opens, creates or migrates the database at `place`.
  * @throws {STORE_VERSION_NEWER, STORE_CORRUPT, STORE_BUSY, STATE_DISK_FULL, REPLICA_DISK_FULL, IO_FAILED}
  */
-export function openDatabase<Schema>(kind: DatabaseKind, place: DatabasePlace): Kysely<Schema> {
+export function openDatabase<Schema>(kind: DatabaseKind, place: DatabasePlace): OpenDatabase<Schema> {
   const database = new CodedDatabase(place)
   try {
     migrate(kind, place, database)
@@ -47,7 +54,13 @@ export function openDatabase<Schema>(kind: DatabaseKind, place: DatabasePlace): 
     database.close()
     throw error
   }
-  return new Kysely<Schema>({ dialect: new SqliteDialect({ database }) })
+  const db = new Kysely<Schema>({ dialect: new SqliteDialect({ database }) })
+  const close = async (): Promise<void> => {
+    await db.destroy()
+    // Kysely closes only what it has used.
+    database.close()
+  }
+  return { db, close }
 }
 
 function migrate(kind: DatabaseKind, place: DatabasePlace, database: CodedDatabase): void {
@@ -90,6 +103,6 @@ function rollBack(database: CodedDatabase): void {
   try {
     database.exec('ROLLBACK')
   } catch {
-    // A full disk has rolled back by itself; the first error is the one to tell.
+    // SQLite may have rolled back by itself; the first error is the one to tell.
   }
 }

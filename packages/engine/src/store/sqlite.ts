@@ -4,7 +4,8 @@
  * Two things of libsql are handled here and nowhere else. It ends the whole process when a boolean is bound, and it
  * rounds integers above 2^53: so parameters are checked before they get there (booleans become 0 and 1), and the schema
  * forbids larger values (every INTEGER column is STRICT and has a CHECK). Its errors become codes that say which disk is
- * full and whether waiting helps.
+ * full and whether waiting helps. A full disk makes SQLite roll back by itself, so the rollback that follows may find
+ * nothing to undo: that is no error, and must not hide the first one.
  */
 
 import Database from 'libsql'
@@ -48,13 +49,20 @@ export class CodedDatabase {
     }
   }
 
+  /** Folds the write-ahead log into the file, so that a closed database is one file, and closes it. */
   close(): void {
+    if (!this.#connection.open) return
+    try {
+      this.pragma('wal_checkpoint(TRUNCATE)')
+    } catch {
+      // A full disk or another reader: what is in the write-ahead log is durable, and the next opener folds it in.
+    }
     this.#connection.close()
   }
 
   prepare(sql: string): CodedStatement {
     const statement = coded(this.#place, () => this.#connection.prepare(sql))
-    return new CodedStatement(this.#place, statement as unknown as RawStatement)
+    return new CodedStatement(this.#place, statement as unknown as RawStatement, sql)
   }
 
   /** Runs a PRAGMA and returns its first value. */
@@ -79,9 +87,11 @@ class CodedStatement {
   readonly reader: boolean
   readonly #place: DatabasePlace
   readonly #statement: RawStatement
+  readonly #isRollback: boolean
 
-  constructor(place: DatabasePlace, statement: RawStatement) {
+  constructor(place: DatabasePlace, statement: RawStatement, sql: string) {
     this.#place = place
+    this.#isRollback = /^\s*rollback\s*;?\s*$/i.test(sql)
     this.#statement = statement
     this.reader = statement.reader
   }
@@ -91,7 +101,12 @@ class CodedStatement {
   }
 
   run(parameters: readonly unknown[]): { changes: number; lastInsertRowid: number } {
-    return coded(this.#place, () => this.#statement.run(parameters.map(bindable)))
+    try {
+      return coded(this.#place, () => this.#statement.run(parameters.map(bindable)))
+    } catch (error) {
+      if (!this.#isRollback || !/no transaction is active/.test(String(error))) throw error
+      return { changes: 0, lastInsertRowid: 0 }
+    }
   }
 
   *iterate(parameters: readonly unknown[]): IterableIterator<unknown> {

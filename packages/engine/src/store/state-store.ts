@@ -11,7 +11,7 @@ import type { Kysely, Transaction } from 'kysely'
 import type { Clock } from '../clock.js'
 import { SecondsiteError } from '../errors.js'
 import type { ReplicationState } from '../states.js'
-import { openDatabase } from './database.js'
+import { type OpenDatabase, openDatabase } from './database.js'
 import { type LockedDirectory, openLocked } from './lock.js'
 import {
   type Cycle,
@@ -48,13 +48,15 @@ export type InTransaction = (transaction: Transaction<StateSchema>) => Promise<v
 export class StateStore implements AsyncDisposable {
   readonly directory: string
   readonly db: Kysely<StateSchema>
+  readonly #database: OpenDatabase<StateSchema>
   readonly #lock: LockedDirectory
   readonly #clock: Clock
 
-  private constructor(lock: LockedDirectory, db: Kysely<StateSchema>, clock: Clock) {
+  private constructor(lock: LockedDirectory, database: OpenDatabase<StateSchema>, clock: Clock) {
     this.directory = lock.path
     this.#lock = lock
-    this.db = db
+    this.#database = database
+    this.db = database.db
     this.#clock = clock
   }
 
@@ -75,7 +77,7 @@ export class StateStore implements AsyncDisposable {
 
   /** Closes database and lock, in this order; calling it again does nothing. */
   async close(): Promise<void> {
-    await this.db.destroy()
+    await this.#database.close()
     this.#lock.close()
   }
 

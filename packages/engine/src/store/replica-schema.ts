@@ -1,0 +1,141 @@
+/**
+ * The database of a replica store: whose replica this is, what has arrived, and what the images hold.
+ *
+ * `received` and `applied` are two watermarks and never the same column. A spooled log's `durable` counts are what a
+ * reconnecting primary need not send again.
+ */
+
+import type { Generated, Insertable, Selectable } from 'kysely'
+import type { ReplicationState } from '../states.js'
+import { type DatabaseKind, flag, oneOf, wholeNumber } from './database.js'
+import { LOG_KINDS, type LogKind } from './state-schema.js'
+
+/** How far a spooled log is. */
+export const SPOOL_STATES = ['spooling', 'received', 'applied'] as const
+/** How far a cycle is; `applying` is set before the first byte of an image changes. */
+export const RECEIPT_STATES = ['receiving', 'received', 'applying', 'applied'] as const
+
+export type SpoolState = (typeof SPOOL_STATES)[number]
+export type ReceiptState = (typeof RECEIPT_STATES)[number]
+
+/** Whose replica this is: one row. */
+export interface IdentityTable {
+  onlyRow: Generated<number>
+  relationshipId: string
+  machine: string
+  createdMs: number
+  fencingNumber: number
+  state: ReplicationState
+  isInitialReplicationDone: Generated<number>
+}
+
+/** A disk of the replica with its two watermarks; a log id of null means none yet. */
+export interface ReplicaDiskTable {
+  diskId: string
+  name: string
+  imagePath: string
+  sizeBytes: number
+  receivedLogId: string | null
+  appliedLogId: string | null
+  initialNextOffset: Generated<number>
+}
+
+/** A log in the spool. */
+export interface SpooledLogTable {
+  logId: string
+  diskId: string
+  previousLogId: string
+  cycleNumber: number
+  kind: LogKind
+  state: SpoolState
+  path: string
+  indexPath: string
+  logSizeBytes: number
+  indexSizeBytes: number
+  logDurableBytes: Generated<number>
+  indexDurableBytes: Generated<number>
+  nextFrameIndex: Generated<number>
+}
+
+/** A cycle as the replica sees it. */
+export interface ReceiptTable {
+  cycleNumber: number
+  kind: LogKind
+  state: ReceiptState
+  cutTimeMs: number
+  receivedMs: number | null
+  appliedMs: number | null
+}
+
+/** A range whose equality a resynchronization has shown; kept on this side too, so that either side may crash. */
+export interface VerifiedRangeTable {
+  resyncId: string
+  diskId: string
+  offset: number
+  lengthBytes: number
+}
+
+/** Every transition of the replica side. */
+export interface ReplicaJournalTable {
+  entryId: Generated<number>
+  timeMs: number
+  operator: string
+  reason: string
+  trigger: string
+  fromState: ReplicationState
+  toState: ReplicationState
+}
+
+/** All tables of a replica store. */
+export interface ReplicaSchema {
+  identity: IdentityTable
+  disks: ReplicaDiskTable
+  logs: SpooledLogTable
+  cycles: ReceiptTable
+  verifiedRanges: VerifiedRangeTable
+  journal: ReplicaJournalTable
+}
+
+export type Identity = Selectable<IdentityTable>
+export type ReplicaDisk = Selectable<ReplicaDiskTable>
+export type NewReplicaDisk = Insertable<ReplicaDiskTable>
+export type SpooledLog = Selectable<SpooledLogTable>
+export type NewSpooledLog = Insertable<SpooledLogTable>
+export type Receipt = Selectable<ReceiptTable>
+export type NewReceipt = Insertable<ReceiptTable>
+
+const disk = '"diskId" TEXT NOT NULL REFERENCES "disks" ON DELETE CASCADE'
+
+const VERSION_1 = `
+CREATE TABLE "identity" (
+  "onlyRow" INTEGER PRIMARY KEY DEFAULT 1 CHECK ("onlyRow" = 1), "relationshipId" TEXT NOT NULL, "machine" TEXT NOT NULL,
+  ${wholeNumber('createdMs')}, ${wholeNumber('fencingNumber')}, "state" TEXT NOT NULL,
+  ${flag('isInitialReplicationDone')}) STRICT;
+CREATE TABLE "disks" (
+  "diskId" TEXT PRIMARY KEY, "name" TEXT NOT NULL UNIQUE, "imagePath" TEXT NOT NULL UNIQUE, ${wholeNumber('sizeBytes')},
+  "receivedLogId" TEXT, "appliedLogId" TEXT, ${wholeNumber('initialNextOffset', 'NOT NULL DEFAULT 0')}) STRICT;
+CREATE TABLE "cycles" (
+  ${wholeNumber('cycleNumber', 'PRIMARY KEY')}, ${oneOf('kind', LOG_KINDS)}, ${oneOf('state', RECEIPT_STATES)},
+  ${wholeNumber('cutTimeMs')}, ${wholeNumber('receivedMs', '')}, ${wholeNumber('appliedMs', '')}) STRICT;
+CREATE TABLE "logs" (
+  "logId" TEXT PRIMARY KEY, ${disk}, "previousLogId" TEXT NOT NULL,
+  "cycleNumber" INTEGER NOT NULL REFERENCES "cycles" ON DELETE CASCADE, ${oneOf('kind', LOG_KINDS)},
+  ${oneOf('state', SPOOL_STATES)}, "path" TEXT NOT NULL, "indexPath" TEXT NOT NULL, ${wholeNumber('logSizeBytes')},
+  ${wholeNumber('indexSizeBytes')}, ${wholeNumber('logDurableBytes', 'NOT NULL DEFAULT 0')},
+  ${wholeNumber('indexDurableBytes', 'NOT NULL DEFAULT 0')}, ${wholeNumber('nextFrameIndex', 'NOT NULL DEFAULT 0')},
+  CHECK ("logDurableBytes" <= "logSizeBytes"), CHECK ("indexDurableBytes" <= "indexSizeBytes")) STRICT;
+CREATE INDEX "logsOfCycle" ON "logs" ("cycleNumber");
+CREATE TABLE "verifiedRanges" (
+  "resyncId" TEXT NOT NULL, ${disk}, ${wholeNumber('offset')}, ${wholeNumber('lengthBytes')},
+  PRIMARY KEY ("resyncId", "diskId", "offset")) STRICT;
+CREATE TABLE "journal" (
+  "entryId" INTEGER PRIMARY KEY AUTOINCREMENT, ${wholeNumber('timeMs')}, "operator" TEXT NOT NULL, "reason" TEXT NOT NULL,
+  "trigger" TEXT NOT NULL, "fromState" TEXT NOT NULL, "toState" TEXT NOT NULL) STRICT;
+`
+
+/** The database of a replica store: "SSrp". */
+export const REPLICA_DATABASE: DatabaseKind = {
+  name: 'replica store',
+  applicationId: 0x53537270,
+  migrations: [VERSION_1],
+}

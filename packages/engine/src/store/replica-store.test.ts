@@ -1,0 +1,201 @@
+import { fork } from 'node:child_process'
+import { once } from 'node:events'
+import fs from 'node:fs'
+import { createRequire } from 'node:module'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { ManualClock } from '../testing/manual-clock.js'
+import { openLocked } from './lock.js'
+import type { NewReplicaDisk, NewSpooledLog } from './replica-schema.js'
+import { type Claim, ReplicaStore } from './replica-store.js'
+import { StateStore } from './state-store.js'
+
+const os: NewReplicaDisk = {
+  diskId: 'd1',
+  name: 'os',
+  imagePath: 'os.raw',
+  sizeBytes: 1 << 20,
+  receivedLogId: null,
+  appliedLogId: null,
+}
+const claim: Claim = { relationshipId: 'r1', machine: 'web01', fencingNumber: 3, disks: [os] }
+
+function spooled(logId: string, cycleNumber: number): NewSpooledLog {
+  return {
+    logId,
+    diskId: 'd1',
+    previousLogId: '0',
+    cycleNumber,
+    kind: 'delta',
+    state: 'spooling',
+    path: `${logId}.hrl`,
+    indexPath: `${logId}.hrx`,
+    logSizeBytes: 1000,
+    indexSizeBytes: 100,
+  }
+}
+
+function receipt(cycleNumber: number) {
+  return {
+    cycleNumber,
+    kind: 'delta',
+    state: 'receiving',
+    cutTimeMs: 7,
+    receivedMs: null,
+    appliedMs: null,
+  } as const
+}
+
+let directory = ''
+let store: ReplicaStore
+const clock = new ManualClock()
+
+async function reopen(): Promise<void> {
+  await store.close()
+  store = ReplicaStore.open(directory, clock)
+}
+
+beforeEach(async () => {
+  directory = fs.mkdtempSync(join(tmpdir(), 'secondsite-replica-'))
+  store = ReplicaStore.open(directory, clock)
+  await store.claim(claim)
+})
+
+afterEach(async () => {
+  await store.close()
+  fs.rmSync(directory, { recursive: true })
+})
+
+describe('a replica store', () => {
+  it('is its first claimant for ever', async () => {
+    await reopen()
+    expect(await store.identity()).toMatchObject({
+      relationshipId: 'r1',
+      state: 'WaitingForInitialReplication',
+    })
+    await expect(store.claim({ ...claim, relationshipId: 'r2', machine: 'db' })).rejects.toMatchObject({
+      code: 'STORE_FOREIGN',
+      details: { machine: 'db', heldFor: 'web01', path: directory },
+    })
+  })
+
+  it.each([
+    ['another disk', { ...os, diskId: 'd2', name: 'other' }],
+    ['a disk that has grown', { ...os, sizeBytes: os.sizeBytes + 512 }],
+    ['a disk that has shrunk', { ...os, sizeBytes: os.sizeBytes - 512 }],
+  ])('refuses %s and keeps what it has', async (_name, disk) => {
+    await expect(store.claim({ ...claim, disks: [disk] })).rejects.toMatchObject({ code: 'STORE_FOREIGN' })
+    expect(await store.disks()).toMatchObject([os])
+  })
+
+  it('refuses a primary that was overtaken, also after a restart', async () => {
+    await store.claim({ ...claim, fencingNumber: 4 })
+    await reopen()
+    await expect(store.claim(claim)).rejects.toMatchObject({
+      code: 'FENCED',
+      details: { fencingNumber: 3, heldNumber: 4 },
+    })
+    expect((await store.identity())?.fencingNumber).toBe(4)
+  })
+
+  it('is refused to a second opener and to the opener of a state directory', async () => {
+    expect(() => ReplicaStore.open(directory, clock)).toThrow(
+      expect.objectContaining({ code: 'STORE_IN_USE' }),
+    )
+    await store.close()
+    fs.copyFileSync(join(directory, 'store.db'), join(directory, 'state.db'))
+    expect(() => StateStore.open(directory, clock)).toThrow(
+      expect.objectContaining({ code: 'STORE_CORRUPT' }),
+    )
+    store = ReplicaStore.open(directory, clock)
+  })
+
+  it('moves received and applied each on its own, and applied only after applying was announced', async () => {
+    await store.beginCycle(receipt(1), [spooled('a', 1)])
+    await store.markApplied(1)
+    expect(await store.disks()).toMatchObject([{ receivedLogId: null, appliedLogId: null }])
+    await store.markReceived(1)
+    expect(await store.disks()).toMatchObject([{ receivedLogId: 'a', appliedLogId: null }])
+    await store.markApplying(1)
+    await reopen()
+    expect((await store.openCycles()).map((row) => row.state)).toEqual(['applying'])
+    await store.markApplied(1)
+    await store.markReceived(1)
+    expect(await store.openCycles()).toEqual([])
+    expect(await store.disks()).toMatchObject([{ receivedLogId: 'a', appliedLogId: 'a' }])
+  })
+
+  it('keeps the progress of a log when the cycle is begun again after a cut connection', async () => {
+    await store.beginCycle(receipt(1), [spooled('a', 1)])
+    await store.setProgress('a', { logDurableBytes: 600, indexDurableBytes: 0, nextFrameIndex: 2 })
+    await reopen()
+    await store.beginCycle(receipt(1), [spooled('a', 1)])
+    expect(await store.unfinishedLogs()).toMatchObject([
+      { logId: 'a', logDurableBytes: 600, nextFrameIndex: 2 },
+    ])
+  })
+
+  it('does not believe progress past the end of a log', async () => {
+    await store.beginCycle(receipt(1), [spooled('a', 1)])
+    const tooMuch = { logDurableBytes: 1001, indexDurableBytes: 0, nextFrameIndex: 2 }
+    await expect(store.setProgress('a', tooMuch)).rejects.toThrow(/CHECK/)
+    expect(await store.unfinishedLogs()).toMatchObject([{ logDurableBytes: 0 }])
+  })
+
+  it('a batch of initial replication does not move the chain', async () => {
+    await store.beginCycle({ ...receipt(1), kind: 'initial' }, [{ ...spooled('a', 1), kind: 'initial' }])
+    await store.markReceived(1)
+    await store.markApplying(1)
+    await store.markApplied(1)
+    expect(await store.disks()).toMatchObject([{ receivedLogId: null, appliedLogId: null }])
+  })
+
+  it('changes state only from the state named', async () => {
+    const change = {
+      trigger: 'suspend',
+      from: 'Replicating',
+      to: 'Suspended',
+      operator: 'ann',
+      reason: '',
+    } as const
+    await expect(store.transition(change)).rejects.toMatchObject({ code: 'INVALID_STATE' })
+    await store.transition({
+      ...change,
+      trigger: 'initialReplicationComplete',
+      from: 'WaitingForInitialReplication',
+      to: 'Replicating',
+    })
+    await store.transition(change)
+    expect((await store.identity())?.state).toBe('Suspended')
+    expect(await store.db.selectFrom('journal').select('trigger').execute()).toEqual([
+      { trigger: 'initialReplicationComplete' },
+      { trigger: 'suspend' },
+    ])
+  })
+})
+
+describe('the lock of a folder', () => {
+  it('names the holder, and a killed holder leaves nothing behind', async () => {
+    const folder = join(directory, 'locked')
+    fs.mkdirSync(folder)
+    const script = join(directory, 'hold.cjs')
+    const fsExtPath = createRequire(import.meta.url).resolve('fs-ext')
+    fs.writeFileSync(
+      script,
+      `const fs = require('fs'); const fd = fs.openSync(${JSON.stringify(join(folder, 'lock'))}, 'w');
+       require(${JSON.stringify(fsExtPath)}).flockSync(fd, 'exnb'); fs.writeSync(fd, String(process.pid));
+       process.send('held'); setInterval(() => fd, 1000)`,
+    )
+    const holder = fork(script)
+    await once(holder, 'message')
+    expect(() => openLocked(folder, 'STATE_IN_USE')).toThrow(
+      expect.objectContaining({ code: 'STATE_IN_USE', details: { path: folder, processId: holder.pid } }),
+    )
+    holder.kill('SIGKILL')
+    await once(holder, 'exit')
+    const lock = openLocked(folder, 'STATE_IN_USE')
+    lock.close()
+    lock.close()
+  })
+})

@@ -1,0 +1,318 @@
+/**
+ * The folder of a replica, open: its lock and its database.
+ *
+ * A store belongs to one relationship from its first use on. Another relationship, another disk or another size is
+ * refused, never overwritten; a primary with a lower fencing number is refused too. A watermark moves only together
+ * with the rows it speaks of.
+ */
+
+import { join } from 'node:path'
+import type { Kysely, Transaction } from 'kysely'
+import type { Clock } from '../clock.js'
+import { SecondsiteError } from '../errors.js'
+import type { ReplicationState } from '../states.js'
+import { type OpenDatabase, openDatabase } from './database.js'
+import { type LockedDirectory, openLocked } from './lock.js'
+import {
+  type Identity,
+  type NewReceipt,
+  type NewReplicaDisk,
+  type NewSpooledLog,
+  type Receipt,
+  REPLICA_DATABASE,
+  type ReplicaDisk,
+  type ReplicaSchema,
+  type SpooledLog,
+} from './replica-schema.js'
+
+/** The database file in the store's folder. */
+const STORE_FILE = 'store.db'
+
+/** Who asks to replicate into this store. */
+export interface Claim {
+  readonly relationshipId: string
+  readonly machine: string
+  readonly fencingNumber: number
+  readonly disks: readonly NewReplicaDisk[]
+}
+
+/** A change of the replica's state. */
+export interface ReplicaChange {
+  readonly trigger: string
+  readonly from: ReplicationState
+  readonly to: ReplicationState
+  readonly operator: string
+  readonly reason: string
+}
+
+/** How much of a spooled log is durable. */
+export interface SpoolProgress {
+  readonly logDurableBytes: number
+  readonly indexDurableBytes: number
+  /** The frame that comes next: all before it are durable. */
+  readonly nextFrameIndex: number
+}
+
+/** What is on disk about a replica. */
+export class ReplicaStore implements AsyncDisposable {
+  readonly directory: string
+  readonly db: Kysely<ReplicaSchema>
+  readonly #database: OpenDatabase<ReplicaSchema>
+  readonly #lock: LockedDirectory
+  readonly #clock: Clock
+
+  private constructor(lock: LockedDirectory, database: OpenDatabase<ReplicaSchema>, clock: Clock) {
+    this.directory = lock.path
+    this.#lock = lock
+    this.#database = database
+    this.db = database.db
+    this.#clock = clock
+  }
+
+  /**
+   * Opens the folder of a replica, creating what is missing.
+   * @throws {STORE_IN_USE, STORE_VERSION_NEWER, STORE_CORRUPT, STORE_BUSY, REPLICA_DISK_FULL, ACCESS_DENIED, IO_FAILED}
+   */
+  static open(directory: string, clock: Clock): ReplicaStore {
+    const lock = openLocked(directory, 'STORE_IN_USE')
+    try {
+      const place = { path: join(directory, STORE_FILE), fullCode: 'REPLICA_DISK_FULL' as const }
+      return new ReplicaStore(lock, openDatabase<ReplicaSchema>(REPLICA_DATABASE, place), clock)
+    } catch (error) {
+      lock.close()
+      throw error
+    }
+  }
+
+  /** Closes database and lock, in this order; calling it again does nothing. */
+  async close(): Promise<void> {
+    await this.#database.close()
+    this.#lock.close()
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close()
+  }
+
+  /** Runs `action` in one transaction: all of it is durable when this resolves, or none of it. */
+  atomically<Result>(action: (transaction: Transaction<ReplicaSchema>) => Promise<Result>): Promise<Result> {
+    return this.db.transaction().execute(action)
+  }
+
+  /** Whose replica this is; undefined before the first claim. */
+  identity(): Promise<Identity | undefined> {
+    return this.db.selectFrom('identity').selectAll().executeTakeFirst()
+  }
+
+  /**
+   * Takes the store for a relationship, or confirms that it is its own; a higher fencing number is remembered.
+   * @throws {STORE_FOREIGN} when it belongs to another relationship, disk or size
+   * @throws {FENCED} when a primary with a higher fencing number has been here
+   */
+  claim(claim: Claim): Promise<Identity> {
+    return this.atomically(async (transaction) => {
+      const identity = await transaction.selectFrom('identity').selectAll().executeTakeFirst()
+      if (identity === undefined) return this.#take(transaction, claim)
+      this.#checkOwner(identity, claim)
+      checkDisks(this.directory, await transaction.selectFrom('disks').selectAll().execute(), claim)
+      const { fencingNumber } = claim
+      await transaction.updateTable('identity').set({ fencingNumber }).execute()
+      return { ...identity, fencingNumber }
+    })
+  }
+
+  /** The disks of the replica. */
+  disks(): Promise<ReplicaDisk[]> {
+    return this.db.selectFrom('disks').selectAll().orderBy('name').execute()
+  }
+
+  /**
+   * Moves the replica from one state to another and writes the journal, in one transaction with `also`.
+   * @throws {INVALID_STATE} when the replica is not in `change.from` any more; nothing has changed
+   */
+  async transition(
+    change: ReplicaChange,
+    also?: (transaction: Transaction<ReplicaSchema>) => Promise<void>,
+  ): Promise<void> {
+    const { trigger, from, to, operator, reason } = change
+    await this.atomically(async (transaction) => {
+      const row = { trigger, operator, reason, fromState: from, toState: to, timeMs: this.#clock.nowMs() }
+      await transaction.insertInto('journal').values(row).execute()
+      const query = transaction.updateTable('identity').set({ state: to }).where('state', '=', from)
+      const { numUpdatedRows } = await query.executeTakeFirstOrThrow()
+      if (numUpdatedRows !== 1n) throw notInState(this.directory, change)
+      await also?.(transaction)
+    })
+  }
+
+  /** Begins to receive a cycle. A cycle begun before keeps its rows, and with them its progress. */
+  async beginCycle(cycle: NewReceipt, logs: readonly NewSpooledLog[]): Promise<void> {
+    await this.atomically(async (transaction) => {
+      await transaction
+        .insertInto('cycles')
+        .values(cycle)
+        .onConflict((clash) => clash.doNothing())
+        .execute()
+      if (logs.length === 0) return
+      await transaction
+        .insertInto('logs')
+        .values([...logs])
+        .onConflict((clash) => clash.doNothing())
+        .execute()
+    })
+  }
+
+  /** Cycles that the images do not hold yet, oldest first. */
+  openCycles(): Promise<Receipt[]> {
+    return this.db
+      .selectFrom('cycles')
+      .selectAll()
+      .where('state', '!=', 'applied')
+      .orderBy('cycleNumber')
+      .execute()
+  }
+
+  /** The logs of a cycle. */
+  logsOfCycle(cycleNumber: number): Promise<SpooledLog[]> {
+    return this.db
+      .selectFrom('logs')
+      .selectAll()
+      .where('cycleNumber', '=', cycleNumber)
+      .orderBy('diskId')
+      .execute()
+  }
+
+  /** Logs of which not all bytes are here: where shipping goes on. */
+  unfinishedLogs(): Promise<SpooledLog[]> {
+    return this.db
+      .selectFrom('logs')
+      .selectAll()
+      .where('state', '=', 'spooling')
+      .orderBy('cycleNumber')
+      .execute()
+  }
+
+  /** Remembers how much of a log is durable; call it after the sync of the spool file, never before. */
+  async setProgress(logId: string, progress: SpoolProgress): Promise<void> {
+    await this.db.updateTable('logs').set(progress).where('logId', '=', logId).execute()
+  }
+
+  /** All logs of the cycle are here and verified: the received watermark of each disk moves to its log. */
+  async markReceived(cycleNumber: number): Promise<void> {
+    const receivedMs = this.#clock.nowMs()
+    await this.atomically(async (transaction) => {
+      const query = transaction.updateTable('cycles').set({ state: 'received', receivedMs })
+      const open = query.where('cycleNumber', '=', cycleNumber).where('state', '=', 'receiving')
+      if ((await open.executeTakeFirstOrThrow()).numUpdatedRows === 0n) return
+      await moveWatermarks(transaction, cycleNumber, 'receivedLogId', 'received')
+    })
+  }
+
+  /** The images are about to change: from here on the cycle is applied again after a crash. */
+  async markApplying(cycleNumber: number): Promise<void> {
+    const query = this.db
+      .updateTable('cycles')
+      .set({ state: 'applying' })
+      .where('cycleNumber', '=', cycleNumber)
+    await query.where('state', 'in', ['received', 'applying']).execute()
+  }
+
+  /** The images hold the cycle, durably: the applied watermark of each disk moves to its log. */
+  async markApplied(cycleNumber: number): Promise<void> {
+    const appliedMs = this.#clock.nowMs()
+    await this.atomically(async (transaction) => {
+      const query = transaction.updateTable('cycles').set({ state: 'applied', appliedMs })
+      const open = query.where('cycleNumber', '=', cycleNumber).where('state', '=', 'applying')
+      if ((await open.executeTakeFirstOrThrow()).numUpdatedRows === 0n) return
+      await moveWatermarks(transaction, cycleNumber, 'appliedLogId', 'applied')
+    })
+  }
+
+  /** Removes the rows of logs whose files are gone. */
+  async forgetLogs(logIds: readonly string[]): Promise<void> {
+    if (logIds.length === 0) return
+    await this.db
+      .deleteFrom('logs')
+      .where('logId', 'in', [...logIds])
+      .execute()
+  }
+
+  async #take(transaction: Transaction<ReplicaSchema>, claim: Claim): Promise<Identity> {
+    const { relationshipId, machine, fencingNumber, disks } = claim
+    const createdMs = this.#clock.nowMs()
+    const identity = {
+      relationshipId,
+      machine,
+      fencingNumber,
+      createdMs,
+      state: 'WaitingForInitialReplication',
+    } as const
+    await transaction.insertInto('identity').values(identity).execute()
+    if (disks.length > 0)
+      await transaction
+        .insertInto('disks')
+        .values([...disks])
+        .execute()
+    return { ...identity, onlyRow: 1, isInitialReplicationDone: 0 }
+  }
+
+  #checkOwner(identity: Identity, claim: Claim): void {
+    if (identity.relationshipId !== claim.relationshipId) {
+      const reason = `it holds the replica of ${identity.machine}`
+      throw foreign(this.directory, reason, { machine: claim.machine, heldFor: identity.machine })
+    }
+    if (claim.fencingNumber >= identity.fencingNumber) return
+    throw new SecondsiteError('FENCED', {
+      message: `${claim.machine}: fencing number ${claim.fencingNumber} is below ${identity.fencingNumber}`,
+      details: {
+        machine: claim.machine,
+        fencingNumber: claim.fencingNumber,
+        heldNumber: identity.fencingNumber,
+      },
+    })
+  }
+}
+
+function checkDisks(directory: string, held: readonly ReplicaDisk[], claim: Claim): void {
+  for (const { diskId, name, sizeBytes } of claim.disks) {
+    const own = held.find((disk) => disk.diskId === diskId)
+    if (own?.sizeBytes === sizeBytes) continue
+    const reason =
+      own === undefined ? `it has no disk ${diskId}` : `its disk has ${own.sizeBytes} bytes, not ${sizeBytes}`
+    throw foreign(directory, reason, { machine: claim.machine, disk: name, diskId })
+  }
+}
+
+function foreign(directory: string, reason: string, details: Record<string, string>): SecondsiteError {
+  const message = `the store ${directory} belongs to another disk: ${reason}`
+  return new SecondsiteError('STORE_FOREIGN', { message, details: { path: directory, reason, ...details } })
+}
+
+function notInState(directory: string, change: ReplicaChange): SecondsiteError {
+  const { trigger, from } = change
+  const message = `${trigger}: the replica in ${directory} is not in state ${from} any more`
+  return new SecondsiteError('INVALID_STATE', { message, details: { path: directory, state: from, trigger } })
+}
+
+async function moveWatermarks(
+  transaction: Transaction<ReplicaSchema>,
+  cycleNumber: number,
+  column: 'receivedLogId' | 'appliedLogId',
+  state: 'received' | 'applied',
+): Promise<void> {
+  const logs = await transaction
+    .selectFrom('logs')
+    .selectAll()
+    .where('cycleNumber', '=', cycleNumber)
+    .execute()
+  for (const { logId, diskId, kind } of logs) {
+    await transaction.updateTable('logs').set({ state }).where('logId', '=', logId).execute()
+    // Batches stand beside the chain of the tracked disk: only delta logs continue it.
+    if (kind !== 'delta') continue
+    await transaction
+      .updateTable('disks')
+      .set({ [column]: logId })
+      .where('diskId', '=', diskId)
+      .execute()
+  }
+}
