@@ -1,30 +1,50 @@
 //! The checksum of [MS-HRL] 2.6: the complement of the 32-bit sum of all bytes.
 //!
-//! Every block header, entry and data range passes through here, so the sum runs over sixteen-bit lanes that the
-//! compiler keeps in vector registers, and is widened before a lane can overflow.
+//! Every block header, entry and data range passes through here, so the sum takes eight bytes at a time as a number of
+//! four 16-bit lanes, in plain arithmetic that the compiler turns into vector instructions. A lane is low + 256 high.
+//! Two sums run along: of the whole numbers (wrapping, carries and all) and of the high bytes of all lanes. What 256
+//! times the second leaves of the first is the sum of the low bytes, exact, because no lane of it passes 16 bits.
+//! That is four operations for a vector; widening the bytes takes shuffles, which have one port: 1.5 times slower.
 
 use std::ops::Range;
 
-const LANES: usize = 32;
-/// A lane grows by at most 255 a step: 257 steps reach 65 535, the most a lane holds.
+const LANES: usize = 8;
+const STEP_BYTES: usize = 8 * LANES;
+const HIGH_BYTES: u64 = 0x00FF_00FF_00FF_00FF;
+/// The sum of 257 bytes is at most 65 535: no lane overflows into the next.
 const STEPS_MAX: usize = 257;
 const _: () = assert!(STEPS_MAX * 255 <= u16::MAX as usize);
 
 /// The wrapping 32-bit sum of all bytes.
 pub fn byte_sum(bytes: &[u8]) -> u32 {
     let mut sum = 0u32;
-    for run in bytes.chunks(LANES * STEPS_MAX) {
-        let (steps, rest) = run.as_chunks::<LANES>();
-        let mut lanes = [0u16; LANES];
-        for step in steps {
-            for (lane, byte) in lanes.iter_mut().zip(step) {
-                *lane += u16::from(*byte);
-            }
+    for run in bytes.chunks(STEP_BYTES * STEPS_MAX) {
+        let (steps, rest) = run.as_chunks::<STEP_BYTES>();
+        if !steps.is_empty() {
+            sum = sum.wrapping_add(steps_sum(steps));
         }
-        sum = sum.wrapping_add(lanes.iter().map(|lane| u32::from(*lane)).sum());
         sum = sum.wrapping_add(rest.iter().map(|byte| u32::from(*byte)).sum());
     }
     sum
+}
+
+fn steps_sum(steps: &[[u8; STEP_BYTES]]) -> u32 {
+    let (mut words, mut highs) = ([0u64; LANES], [0u64; LANES]);
+    for step in steps {
+        let (eights, _) = step.as_chunks::<8>();
+        for lane in 0..LANES {
+            let word = u64::from_le_bytes(eights[lane]);
+            words[lane] = words[lane].wrapping_add(word);
+            highs[lane] += (word >> 8) & HIGH_BYTES;
+        }
+    }
+    let lanes = words.iter().zip(&highs);
+    lanes.map(|(word, high)| lane_sum(word.wrapping_sub(high << 8)) + lane_sum(*high)).sum()
+}
+
+/// The sum of four 16-bit lanes.
+fn lane_sum(lanes: u64) -> u32 {
+    (0..4).map(|lane| (lanes >> (16 * lane)) as u32 & 0xFFFF).sum()
 }
 
 /// Checksum of bytes with nothing left out.
@@ -54,7 +74,7 @@ mod tests {
 
     #[test]
     fn sum_equals_the_slow_sum_at_every_length_around_the_lanes() {
-        for length in (0..200).chain(8190..8300).chain([65_536, 1 << 20]) {
+        for length in (0..200).chain(16_440..16_460).chain([65_536, 1 << 20]) {
             let bytes: Vec<u8> = (0..length).map(|i| ((i * 31) ^ (i >> 8)) as u8).collect();
             assert_eq!(byte_sum(&bytes), slow(&bytes), "length {length}");
         }

@@ -151,10 +151,12 @@ pub fn parse_record(b: &[u8], seed: u64) -> Option<Entry> {
     if xxh3_64_with_seed(&b[..RECORD_CHECK], seed) != get_u64(b, RECORD_CHECK) {
         return None;
     }
+    let (offset, length_bytes) = (get_u64(b, 16), get_u32(b, 32));
+    offset.checked_add(u64::from(length_bytes))?;
     Some(Entry {
         operation: Operation::from_code(b[36])?,
-        offset: get_u64(b, 16),
-        length_bytes: get_u32(b, 32),
+        offset,
+        length_bytes,
         time_ns: get_u64(b, 8),
         sequence: get_u64(b, 0),
         log_offset: get_u64(b, 24),

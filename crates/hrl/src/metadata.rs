@@ -69,12 +69,15 @@ pub enum EntryFault {
     Checksum,
     /// Its MetaOperation is not known.
     Operation(u8),
+    /// Its range passes the end of 64 bits.
+    Range,
 }
 
 impl std::fmt::Display for EntryFault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Checksum => f.write_str("checksum of the entry is wrong"),
+            Self::Range => f.write_str("range of the entry passes 2^64"),
             Self::Operation(code) => write!(f, "MetaOperation {code} is not known"),
         }
     }
@@ -119,9 +122,13 @@ impl RawEntry {
             return Err(EntryFault::Checksum);
         }
         let operation = Operation::from_code(slot[20]).ok_or(EntryFault::Operation(slot[20]))?;
+        let (offset, length_bytes) = (get_u64(slot, 0), get_u32(slot, 12));
+        if offset.checked_add(u64::from(length_bytes)).is_none() {
+            return Err(EntryFault::Range);
+        }
         Ok(Self {
-            offset: get_u64(slot, 0),
-            length_bytes: get_u32(slot, 12),
+            offset,
+            length_bytes,
             seconds: get_u32(slot, 16),
             operation,
             data_checksum: get_u32(slot, 21),

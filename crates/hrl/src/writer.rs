@@ -9,6 +9,7 @@
 use std::io::IoSlice;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
+use crate::data::size_bytes;
 use crate::entry::Append;
 use crate::error::{HrlError, Place, Result};
 use crate::file::LogFile;
@@ -104,9 +105,9 @@ impl<F: LogFile> LogWriter<F> {
             metadata_size_bytes: METADATA_BYTES,
         };
         if !options.keep_space {
-            resize(&log, 0)?;
+            empty(&log)?;
         }
-        resize(&index, 0)?;
+        empty(&index)?;
         let tail = Tail {
             position: DATA_START,
             last_block: FIRST_BLOCK,
@@ -380,6 +381,12 @@ fn write_stage<F: LogFile>(log: &F, index: &F, stage: &Stage<'_, '_>, before: &T
 
 pub(crate) fn write<F: LogFile>(file: &F, slices: &mut [IoSlice<'_>], offset: u64) -> Result<()> {
     file.write_all_at(slices, offset).map_err(|e| HrlError::write(file.path(), offset, "write", e))
+}
+
+/// Cuts a file to nothing. A file that is empty is left alone: ext4 takes a truncation to nothing for the beginning of
+/// a replacement, and writes the file out when it is closed.
+fn empty<F: LogFile>(file: &F) -> Result<()> {
+    if size_bytes(file)? == 0 { Ok(()) } else { resize(file, 0) }
 }
 
 pub(crate) fn resize<F: LogFile>(file: &F, size_bytes: u64) -> Result<()> {

@@ -6,6 +6,7 @@
 //! 5. data that imitates metadata blocks changes none of that.
 
 #![allow(clippy::unwrap_used, reason = "tests state their expectations with unwrap")]
+#![allow(clippy::print_stdout, reason = "a failing run shows its seed")]
 
 mod common;
 

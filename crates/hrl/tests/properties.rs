@@ -5,6 +5,7 @@
 //! 4. coalesced and exported logs make the same disk.
 
 #![allow(clippy::unwrap_used, reason = "tests state their expectations with unwrap")]
+#![allow(clippy::print_stdout, reason = "a failing run shows its seed")]
 
 mod common;
 
