@@ -35,9 +35,12 @@ export interface ReplicaDiskTable {
   name: string
   imagePath: string
   sizeBytes: number
+  /** Newest log of the chain that is spooled, synced and verified. */
   receivedLogId: string | null
+  /** Newest log of the chain that the image holds. */
   appliedLogId: string | null
-  initialNextOffset: Generated<number>
+  /** 1 once the image exists; an image that is there before that is somebody else's. */
+  isImageCreated: Generated<number>
 }
 
 /** A log in the spool. */
@@ -54,7 +57,6 @@ export interface SpooledLogTable {
   indexSizeBytes: number
   logDurableBytes: Generated<number>
   indexDurableBytes: Generated<number>
-  nextFrameIndex: Generated<number>
 }
 
 /** A cycle as the replica sees it. */
@@ -65,14 +67,6 @@ export interface ReceiptTable {
   cutTimeMs: number
   receivedMs: number | null
   appliedMs: number | null
-}
-
-/** A range whose equality a resynchronization has shown; kept on this side too, so that either side may crash. */
-export interface VerifiedRangeTable {
-  resyncId: string
-  diskId: string
-  offset: number
-  lengthBytes: number
 }
 
 /** Every transition of the replica side. */
@@ -92,7 +86,6 @@ export interface ReplicaSchema {
   disks: ReplicaDiskTable
   logs: SpooledLogTable
   cycles: ReceiptTable
-  verifiedRanges: VerifiedRangeTable
   journal: ReplicaJournalTable
 }
 
@@ -113,7 +106,7 @@ CREATE TABLE "identity" (
   ${flag('isInitialReplicationDone')}) STRICT;
 CREATE TABLE "disks" (
   "diskId" TEXT PRIMARY KEY, "name" TEXT NOT NULL UNIQUE, "imagePath" TEXT NOT NULL UNIQUE, ${wholeNumber('sizeBytes')},
-  "receivedLogId" TEXT, "appliedLogId" TEXT, ${wholeNumber('initialNextOffset', 'NOT NULL DEFAULT 0')}) STRICT;
+  "receivedLogId" TEXT, "appliedLogId" TEXT, ${flag('isImageCreated')}) STRICT;
 CREATE TABLE "cycles" (
   ${wholeNumber('cycleNumber', 'PRIMARY KEY')}, ${oneOf('kind', LOG_KINDS)}, ${oneOf('state', RECEIPT_STATES)},
   ${wholeNumber('cutTimeMs')}, ${wholeNumber('receivedMs', '')}, ${wholeNumber('appliedMs', '')}) STRICT;
@@ -122,12 +115,9 @@ CREATE TABLE "logs" (
   "cycleNumber" INTEGER NOT NULL REFERENCES "cycles" ON DELETE CASCADE, ${oneOf('kind', LOG_KINDS)},
   ${oneOf('state', SPOOL_STATES)}, "path" TEXT NOT NULL, "indexPath" TEXT NOT NULL, ${wholeNumber('logSizeBytes')},
   ${wholeNumber('indexSizeBytes')}, ${wholeNumber('logDurableBytes', 'NOT NULL DEFAULT 0')},
-  ${wholeNumber('indexDurableBytes', 'NOT NULL DEFAULT 0')}, ${wholeNumber('nextFrameIndex', 'NOT NULL DEFAULT 0')},
+  ${wholeNumber('indexDurableBytes', 'NOT NULL DEFAULT 0')},
   CHECK ("logDurableBytes" <= "logSizeBytes"), CHECK ("indexDurableBytes" <= "indexSizeBytes")) STRICT;
 CREATE INDEX "logsOfCycle" ON "logs" ("cycleNumber");
-CREATE TABLE "verifiedRanges" (
-  "resyncId" TEXT NOT NULL, ${disk}, ${wholeNumber('offset')}, ${wholeNumber('lengthBytes')},
-  PRIMARY KEY ("resyncId", "diskId", "offset")) STRICT;
 CREATE TABLE "journal" (
   "entryId" INTEGER PRIMARY KEY AUTOINCREMENT, ${wholeNumber('timeMs')}, "operator" TEXT NOT NULL, "reason" TEXT NOT NULL,
   "trigger" TEXT NOT NULL, "fromState" TEXT NOT NULL, "toState" TEXT NOT NULL) STRICT;

@@ -113,14 +113,14 @@ describe('a replica store', () => {
 
   it('moves received and applied each on its own, and applied only after applying was announced', async () => {
     await store.beginCycle(receipt(1), [spooled('a', 1)])
-    await store.markApplied(1)
+    await store.markApplied([1])
     expect(await store.disks()).toMatchObject([{ receivedLogId: null, appliedLogId: null }])
     await store.markReceived(1)
     expect(await store.disks()).toMatchObject([{ receivedLogId: 'a', appliedLogId: null }])
     await store.markApplying(1)
     await reopen()
     expect((await store.openCycles()).map((row) => row.state)).toEqual(['applying'])
-    await store.markApplied(1)
+    await store.markApplied([1])
     await store.markReceived(1)
     expect(await store.openCycles()).toEqual([])
     expect(await store.disks()).toMatchObject([{ receivedLogId: 'a', appliedLogId: 'a' }])
@@ -128,17 +128,15 @@ describe('a replica store', () => {
 
   it('keeps the progress of a log when the cycle is begun again after a cut connection', async () => {
     await store.beginCycle(receipt(1), [spooled('a', 1)])
-    await store.setProgress('a', { logDurableBytes: 600, indexDurableBytes: 0, nextFrameIndex: 2 })
+    await store.setProgress('a', { logDurableBytes: 600, indexDurableBytes: 0 })
     await reopen()
     await store.beginCycle(receipt(1), [spooled('a', 1)])
-    expect(await store.unfinishedLogs()).toMatchObject([
-      { logId: 'a', logDurableBytes: 600, nextFrameIndex: 2 },
-    ])
+    expect(await store.unfinishedLogs()).toMatchObject([{ logId: 'a', logDurableBytes: 600 }])
   })
 
   it('does not believe progress past the end of a log', async () => {
     await store.beginCycle(receipt(1), [spooled('a', 1)])
-    const tooMuch = { logDurableBytes: 1001, indexDurableBytes: 0, nextFrameIndex: 2 }
+    const tooMuch = { logDurableBytes: 1001, indexDurableBytes: 0 }
     await expect(store.setProgress('a', tooMuch)).rejects.toThrow(/CHECK/)
     expect(await store.unfinishedLogs()).toMatchObject([{ logDurableBytes: 0 }])
   })
@@ -147,7 +145,7 @@ describe('a replica store', () => {
     await store.beginCycle({ ...receipt(1), kind: 'initial' }, [{ ...spooled('a', 1), kind: 'initial' }])
     await store.markReceived(1)
     await store.markApplying(1)
-    await store.markApplied(1)
+    await store.markApplied([1])
     expect(await store.disks()).toMatchObject([{ receivedLogId: null, appliedLogId: null }])
   })
 

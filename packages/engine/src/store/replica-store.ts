@@ -7,7 +7,7 @@
  */
 
 import { join } from 'node:path'
-import type { Kysely, Transaction } from 'kysely'
+import { type Kysely, sql, type Transaction } from 'kysely'
 import type { Clock } from '../clock.js'
 import { SecondsiteError } from '../errors.js'
 import type { ReplicationState } from '../states.js'
@@ -19,6 +19,7 @@ import {
   type NewReplicaDisk,
   type NewSpooledLog,
   type Receipt,
+  type ReceiptState,
   REPLICA_DATABASE,
   type ReplicaDisk,
   type ReplicaSchema,
@@ -49,8 +50,12 @@ export interface ReplicaChange {
 export interface SpoolProgress {
   readonly logDurableBytes: number
   readonly indexDurableBytes: number
-  /** The frame that comes next: all before it are durable. */
-  readonly nextFrameIndex: number
+}
+
+/** The newest shipment on each side of the spool; 0 when there is none. */
+export interface Watermarks {
+  readonly receivedShipment: number
+  readonly appliedShipment: number
 }
 
 /** What is on disk about a replica. */
@@ -126,6 +131,24 @@ export class ReplicaStore implements AsyncDisposable {
     return this.db.selectFrom('disks').selectAll().orderBy('name').execute()
   }
 
+  /** Remembers that the image of a disk exists. */
+  async markImageCreated(diskId: string): Promise<void> {
+    await this.db.updateTable('disks').set({ isImageCreated: 1 }).where('diskId', '=', diskId).execute()
+  }
+
+  /** How far the replica is, by the numbers of the shipments. */
+  async watermarks(): Promise<Watermarks> {
+    const newest = async (states: readonly ReceiptState[]): Promise<number> => {
+      const query = this.db.selectFrom('cycles').select(({ fn }) => fn.max('cycleNumber').as('number'))
+      const row = await query.where('state', 'in', [...states]).executeTakeFirst()
+      return row?.number ?? 0
+    }
+    return {
+      receivedShipment: await newest(['received', 'applying', 'applied']),
+      appliedShipment: await newest(['applied']),
+    }
+  }
+
   /**
    * Moves the replica from one state to another and writes the journal, in one transaction with `also`.
    * @throws {INVALID_STATE} when the replica is not in `change.from` any more; nothing has changed
@@ -145,9 +168,13 @@ export class ReplicaStore implements AsyncDisposable {
     })
   }
 
-  /** Begins to receive a cycle. A cycle begun before keeps its rows, and with them its progress. */
+  /**
+   * Begins to receive a cycle. A cycle begun before keeps its rows, and with them its progress, when it is announced
+   * with the same logs; announced with others (coalesced meanwhile, say) it begins anew.
+   */
   async beginCycle(cycle: NewReceipt, logs: readonly NewSpooledLog[]): Promise<void> {
     await this.atomically(async (transaction) => {
+      await dropIfDifferent(transaction, cycle.cycleNumber, logs)
       await transaction
         .insertInto('cycles')
         .values(cycle)
@@ -172,14 +199,26 @@ export class ReplicaStore implements AsyncDisposable {
       .execute()
   }
 
-  /** The logs of a cycle. */
+  /** The logs of a cycle, in the order they were announced: per disk the order of the chain. */
   logsOfCycle(cycleNumber: number): Promise<SpooledLog[]> {
     return this.db
       .selectFrom('logs')
       .selectAll()
       .where('cycleNumber', '=', cycleNumber)
-      .orderBy('diskId')
+      .orderBy(sql`rowid`)
       .execute()
+  }
+
+  /** Logs that the images hold and whose files may still be there. */
+  appliedLogs(): Promise<SpooledLog[]> {
+    return this.db.selectFrom('logs').selectAll().where('state', '=', 'applied').execute()
+  }
+
+  /** Forgets cycles that are not applied, with the rows of their logs. */
+  async dropCycles(cycleNumbers: readonly number[]): Promise<void> {
+    if (cycleNumbers.length === 0) return
+    const query = this.db.deleteFrom('cycles').where('cycleNumber', 'in', [...cycleNumbers])
+    await query.where('state', '!=', 'applied').execute()
   }
 
   /** Logs of which not all bytes are here: where shipping goes on. */
@@ -217,14 +256,16 @@ export class ReplicaStore implements AsyncDisposable {
     await query.where('state', 'in', ['received', 'applying']).execute()
   }
 
-  /** The images hold the cycle, durably: the applied watermark of each disk moves to its log. */
-  async markApplied(cycleNumber: number): Promise<void> {
+  /** The images hold these cycles, durably: the applied watermark of each disk moves to its newest log. */
+  async markApplied(cycleNumbers: readonly number[]): Promise<void> {
     const appliedMs = this.#clock.nowMs()
     await this.atomically(async (transaction) => {
-      const query = transaction.updateTable('cycles').set({ state: 'applied', appliedMs })
-      const open = query.where('cycleNumber', '=', cycleNumber).where('state', '=', 'applying')
-      if ((await open.executeTakeFirstOrThrow()).numUpdatedRows === 0n) return
-      await moveWatermarks(transaction, cycleNumber, 'appliedLogId', 'applied')
+      for (const cycleNumber of cycleNumbers) {
+        const query = transaction.updateTable('cycles').set({ state: 'applied', appliedMs })
+        const open = query.where('cycleNumber', '=', cycleNumber).where('state', '=', 'applying')
+        if ((await open.executeTakeFirstOrThrow()).numUpdatedRows === 0n) continue
+        await moveWatermarks(transaction, cycleNumber, 'appliedLogId', 'applied')
+      }
     })
   }
 
@@ -294,6 +335,29 @@ function notInState(directory: string, change: ReplicaChange): SecondsiteError {
   return new SecondsiteError('INVALID_STATE', { message, details: { path: directory, state: from, trigger } })
 }
 
+/** A cycle that is still being received and is now announced with other logs loses what it had. */
+async function dropIfDifferent(
+  transaction: Transaction<ReplicaSchema>,
+  cycleNumber: number,
+  logs: readonly NewSpooledLog[],
+): Promise<void> {
+  const held = await transaction
+    .selectFrom('logs')
+    .selectAll()
+    .where('cycleNumber', '=', cycleNumber)
+    .execute()
+  const isSame = (log: NewSpooledLog): boolean =>
+    held.some(
+      (row) =>
+        row.logId === log.logId &&
+        row.logSizeBytes === log.logSizeBytes &&
+        row.indexSizeBytes === log.indexSizeBytes,
+    )
+  if (held.length === logs.length && logs.every(isSame)) return
+  const query = transaction.deleteFrom('cycles').where('cycleNumber', '=', cycleNumber)
+  await query.where('state', '=', 'receiving').execute()
+}
+
 async function moveWatermarks(
   transaction: Transaction<ReplicaSchema>,
   cycleNumber: number,
@@ -304,6 +368,7 @@ async function moveWatermarks(
     .selectFrom('logs')
     .selectAll()
     .where('cycleNumber', '=', cycleNumber)
+    .orderBy(sql`rowid`)
     .execute()
   for (const { logId, diskId, kind } of logs) {
     await transaction.updateTable('logs').set({ state }).where('logId', '=', logId).execute()

@@ -1,0 +1,83 @@
+/**
+ * Brings received shipments into the images, in the order of their numbers.
+ *
+ * All shipments up to the newest delta (or batch of initial replication) are one step: marked as applying, written to
+ * every disk, synced, marked as applied, and only then removed from the spool. Logs are idempotent, so a step that was
+ * cut short is done again from its start.
+ */
+
+import { join } from 'node:path'
+import type { Receipt, ReplicaDisk, SpooledLog } from '../store/replica-schema.js'
+import type { ReplicaStore } from '../store/replica-store.js'
+import type { ReplicaWork } from './replica-work.js'
+import { Spool } from './spool.js'
+
+export class ReplicaApplier {
+  readonly #store: ReplicaStore
+  readonly #work: ReplicaWork
+  readonly spool: Spool
+
+  constructor(store: ReplicaStore, work: ReplicaWork) {
+    this.#store = store
+    this.#work = work
+    this.spool = new Spool(join(store.directory, 'spool'))
+  }
+
+  /**
+   * Applies everything received that may be applied.
+   * @returns the newest applied shipment of this call; undefined when there was nothing to do
+   */
+  async applyReceived(): Promise<Receipt | undefined> {
+    const cycles = await this.#applicable()
+    const last = cycles.at(-1)
+    if (last === undefined) return undefined
+    const logs = await this.#logsOf(cycles)
+    await this.#work.step('apply.before-marking')
+    for (const cycle of cycles) await this.#store.markApplying(cycle.cycleNumber)
+    await this.#work.step('apply.before-writing')
+    const disks = await this.#store.disks()
+    await Promise.all(disks.map((disk) => this.#applyTo(disk, logs)))
+    await this.#work.step('apply.before-watermark')
+    await this.#store.markApplied(cycles.map((cycle) => cycle.cycleNumber))
+    await this.#work.step('apply.before-cleaning')
+    await this.#clean(logs)
+    return last
+  }
+
+  /** Throws held and unfinished shipments away, with their files; what is applied stays. */
+  async discardOpen(): Promise<void> {
+    const cycles = await this.#store.openCycles()
+    const logs = await this.#logsOf(cycles)
+    await this.#store.dropCycles(cycles.map((cycle) => cycle.cycleNumber))
+    for (const log of logs) this.spool.remove({ log: log.path, index: log.indexPath })
+  }
+
+  /** Removes files that a crash left behind after their shipment was applied. */
+  async cleanApplied(): Promise<void> {
+    await this.#clean(await this.#store.appliedLogs())
+  }
+
+  /** The received shipments up to the newest that is not held. */
+  async #applicable(): Promise<Receipt[]> {
+    const open = await this.#store.openCycles()
+    const firstGap = open.findIndex((cycle) => cycle.state === 'receiving')
+    const received = firstGap === -1 ? open : open.slice(0, firstGap)
+    const last = received.findLastIndex((cycle) => cycle.kind !== 'resync')
+    return received.slice(0, last + 1)
+  }
+
+  async #logsOf(cycles: readonly Receipt[]): Promise<SpooledLog[]> {
+    const lists = await Promise.all(cycles.map((cycle) => this.#store.logsOfCycle(cycle.cycleNumber)))
+    return lists.flat()
+  }
+
+  async #applyTo(disk: ReplicaDisk, logs: readonly SpooledLog[]): Promise<void> {
+    const paths = logs.filter((log) => log.diskId === disk.diskId).map((log) => log.path)
+    if (paths.length > 0) await this.#work.applyLogs(disk.imagePath, paths)
+  }
+
+  async #clean(logs: readonly SpooledLog[]): Promise<void> {
+    for (const log of logs) this.spool.remove({ log: log.path, index: log.indexPath })
+    await this.#store.forgetLogs(logs.map((log) => log.logId))
+  }
+}

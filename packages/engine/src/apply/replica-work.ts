@@ -1,0 +1,39 @@
+/**
+ * What the replica side has done by workers and by the file system, as a parameter, so that a test can make it fail.
+ */
+
+import type { DigestAlgorithm } from '../native/types.js'
+import type { ByteRange } from '../ranges.js'
+import type { SpoolPaths } from './spool.js'
+
+/** Where a decoded frame goes. */
+export interface FrameTarget {
+  readonly path: string
+  readonly offset: number
+  readonly rawBytes: number
+}
+
+/** Digests of an image. */
+export interface DigestRequest {
+  readonly imagePath: string
+  readonly ranges: readonly ByteRange[]
+  readonly chunkBytes: number
+  readonly algorithm: DigestAlgorithm
+  /** 16 hex digits. */
+  readonly seed: string
+}
+
+export interface ReplicaWork {
+  /** Creates an image of zeros that must not exist yet. */
+  createImage(path: string, sizeBytes: number): Promise<void>
+  /** Decodes a frame, checks it and writes it to its place. */
+  decodeFrame(body: Uint8Array, target: FrameTarget): Promise<void>
+  /** Checks a spooled log completely, its entries against the size of the disk. */
+  verifyLog(paths: SpoolPaths, diskSizeBytes: number): Promise<void>
+  /** Writes the entries of verified logs to an image, in order, and syncs it. */
+  applyLogs(imagePath: string, logPaths: readonly string[]): Promise<void>
+  /** 16 bytes a chunk. */
+  digests(request: DigestRequest): Promise<Uint8Array>
+  /** Called with the name of a step just before it; a test kills the process there. */
+  step(name: string): Promise<void> | void
+}
