@@ -6,6 +6,7 @@
  */
 
 import { z } from 'zod'
+import { type ErrorDetails, toPlainError } from '../errors.js'
 
 /** Version of the protocol that `hello` offers. */
 export const PROTOCOL_VERSION = 1
@@ -16,10 +17,13 @@ export const MACHINE_DISKS_MAX = 256
 /** Logs of one shipment and unfinished logs of a spool, at most. */
 export const SHIPMENT_LOGS_MAX = 4096
 
+/** Characters of a name or an error's text, at most. */
+const TEXT_LENGTH_MAX = 4096
+
 /** Whole and exact: zod's `int` is the safe integers. */
 const count = z.int().min(0)
 const id = z.string().min(1).max(64)
-const text = z.string().max(4096)
+const text = z.string().max(TEXT_LENGTH_MAX)
 /** The request or shipment that a message belongs to; a reply carries the key of what it answers. */
 const key = count
 
@@ -27,7 +31,7 @@ const key = count
 const plainError = z.object({
   code: z.string().min(1).max(64),
   message: text,
-  details: z.record(z.string(), z.json()),
+  details: z.custom<ErrorDetails>((value) => z.record(z.string(), z.json()).safeParse(value).success),
 })
 
 const diskHello = z.object({ diskId: id, name: text, sizeBytes: count, sectorSizeBytes: count })
@@ -113,6 +117,8 @@ export const HEADERS = {
     /** Seed of the pass: 64 bits as 16 hex digits, so that no number rounds it. */
     seed: z.string().regex(/^[0-9a-f]{16}$/),
   }),
+  /** Throws away what is held or unfinished in the spool: a resynchronization begins anew; answered by `status`. */
+  discard: z.object({ key }),
   /** Asks how far the replica is; answered by `status`. */
   'status-request': z.object({ key }),
   /** The replica accepts the primary and says where shipping goes on. */
@@ -175,6 +181,7 @@ export const WIRE_TYPES: {
   'shipment-end': { number: 4, body: 'none' },
   'digest-request': { number: 5, body: 'none' },
   'status-request': { number: 6, body: 'none' },
+  discard: { number: 7, body: 'none' },
   welcome: { number: 65, body: 'none' },
   ack: { number: 66, body: 'none' },
   received: { number: 67, body: 'none' },
@@ -194,4 +201,10 @@ export function message<Type extends MessageType>(
   if (!parsed.success) throw new TypeError(`header of ${type}: ${z.prettifyError(parsed.error)}`)
   const checked = parsed.data as HeaderOf<Type>
   return body === undefined ? { type, header: checked } : { type, header: checked, body }
+}
+
+/** The message that says why the sender gives up; a text that is too long is cut. */
+export function errorMessage(thrown: unknown): Message<'error'> {
+  const error = toPlainError(thrown)
+  return message('error', { error: { ...error, message: error.message.slice(0, TEXT_LENGTH_MAX) } })
 }

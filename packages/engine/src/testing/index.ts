@@ -1,0 +1,16 @@
+/**
+ * What tests of the engine and of what is built on it need: time, randomness, disks and transports that obey.
+ */
+
+export { SeededRandom } from '../random.js'
+export type { ByteStream } from '../transport/byte-channel.js'
+export { ByteChannel, lostError } from '../transport/byte-channel.js'
+export { BytePipe } from '../transport/byte-pipe.js'
+export type { Channel, Serve, Transport } from '../transport/channel.js'
+export { CHANNEL_QUEUE_BYTES_MAX } from '../transport/channel.js'
+export { memoryChannels, memoryTransport } from '../transport/memory.js'
+export type { AnyMessage, HeaderOf, Message, MessageType, ReplyType } from '../transport/messages.js'
+export { message } from '../transport/messages.js'
+export { encodeMessage, MessageDecoder } from '../transport/wire.js'
+export type { FaultyTransportOptions, TransportFaults } from './faulty-transport.js'
+export { FaultyTransport } from './faulty-transport.js'

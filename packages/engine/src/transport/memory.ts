@@ -1,0 +1,53 @@
+/**
+ * A transport inside one process: both sides in one engine, and the way to test without a network.
+ */
+
+import { SecondsiteError, throwIfAborted } from '../errors.js'
+import { ByteChannel, type ByteStream } from './byte-channel.js'
+import { BytePipe } from './byte-pipe.js'
+import type { Channel, Serve, Transport } from './channel.js'
+
+/** Two channels, each the other side of the other. */
+export function memoryChannels(): [Channel, Channel] {
+  const there = new BytePipe()
+  const back = new BytePipe()
+  return [new ByteChannel(streamOver(there, back)), new ByteChannel(streamOver(back, there))]
+}
+
+/**
+ * A transport whose every channel is handed to `serve` on the other side.
+ *
+ * @example
+ * const transport = memoryTransport((channel) => void replica.serve(channel))
+ */
+export function memoryTransport(serve: Serve): Transport {
+  return {
+    async connect(signal): Promise<Channel> {
+      throwIfAborted(signal)
+      const [near, far] = memoryChannels()
+      handOver(serve, far)
+      return near
+    },
+  }
+}
+
+/** One end of a connection over two pipes. */
+export function streamOver(out: BytePipe, incoming: BytePipe): ByteStream {
+  return {
+    write: (bytes, signal) => out.write(bytes, signal),
+    read: () => incoming.read(),
+    async close() {
+      out.close()
+      incoming.close()
+    },
+  }
+}
+
+/** Gives `channel` to the other side. @throws {TRANSPORT_FAILED} when it takes none */
+export function handOver(serve: Serve, channel: Channel): void {
+  try {
+    serve(channel)
+  } catch (error) {
+    throw new SecondsiteError('TRANSPORT_FAILED', { message: 'the other side took no channel', cause: error })
+  }
+}
