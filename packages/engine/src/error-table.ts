@@ -63,11 +63,6 @@ export const ERROR_TABLE = {
     'The operating system refused access to a file or folder.',
     'Give this user read and write permission on the path, or run as its owner.',
   ),
-  DIGEST_MISMATCH: final(
-    'failed',
-    'Source and replica differ where they must be equal.',
-    'Run resynchronize; then check the memory and the storage of both sides.',
-  ),
   FENCED: final(
     'accessDenied',
     'Another primary with a higher fencing number has taken over this replica.',
@@ -92,11 +87,6 @@ export const ERROR_TABLE = {
     'failed',
     'The operating system failed an input or output operation.',
     'Look at the reason in the details and at the kernel log of this host; check the storage.',
-  ),
-  LIMIT_EXCEEDED: retried(
-    'failed',
-    'A queue or buffer is at its limit.',
-    'Try again later; if it stays, the other side does not keep up.',
   ),
   LOG_ALREADY_SEALED: final(
     'invalidState',
@@ -195,11 +185,6 @@ export const ERROR_TABLE = {
     'No machine of this name is protected here.',
     'List the machines; check the state directory.',
   ),
-  NATIVE_FAILED: final(
-    'failed',
-    'The native core failed in a way that has no code of its own.',
-    'Report it with its details.',
-  ),
   NOT_IMPLEMENTED: final('notSupported', 'This part does not exist yet.', 'Look for it in a later version.'),
   OPTION_OUT_OF_RANGE: final(
     'invalidParameter',
@@ -221,15 +206,15 @@ export const ERROR_TABLE = {
     'The disk of the replica store is full.',
     'Free space on it; replication goes on by itself.',
   ),
-  REPLICA_IN_USE: retried(
-    'inUse',
-    'The replica serves another connection of its primary.',
-    'Wait until the other connection has ended.',
-  ),
   REPLICA_INVALID_STATE: final(
     'invalidState',
     'The replica does not accept changes: it has been failed over, or was changed by somebody else.',
     'Look at the state on the replica side; resynchronize or reverse the replication.',
+  ),
+  REPLICA_IN_USE: retried(
+    'inUse',
+    'The replica serves another connection of its primary.',
+    'Wait until the other connection has ended.',
   ),
   STATE_DISK_FULL: retried(
     'failed',
@@ -266,8 +251,11 @@ export const ERROR_TABLE = {
     'The database was written by a newer version of the program.',
     'Use that version; this one would not understand it.',
   ),
-  TIMED_OUT: retried('timeout', 'An answer did not come in time.', 'Check the other side and the way to it.'),
-  TRANSPORT_FAILED: retried('notAvailable', 'The other side cannot be reached.', 'Check the network and that the target runs.'),
+  TRANSPORT_FAILED: retried(
+    'notAvailable',
+    'The other side cannot be reached.',
+    'Check the network and that the target runs.',
+  ),
   TRANSPORT_LOST: retried(
     'notAvailable',
     'The connection to the other side broke in the middle of an exchange.',
