@@ -101,12 +101,13 @@ impl MemoryLogFile {
         let mut state = self.state();
         let (live, mut disk) = (std::mem::take(&mut state.live), std::mem::take(&mut state.durable));
         let size = surviving_size(&mut random, disk.len(), live.len());
-        let all_lost = random.next().is_multiple_of(8);
+        // From "all is lost" to "nearly all is there": whole blocks behind a lost sector need the latter.
+        let lost_one_in = [1, 2, 16, 128][random.next() as usize % 4];
         disk.resize(disk.len().max(live.len()), 0);
         for sector in std::mem::take(&mut state.dirty) {
             let start = (sector * SECTOR).min(live.len());
             let end = (start + SECTOR).min(live.len());
-            if !all_lost && random.next().is_multiple_of(2) {
+            if !random.next().is_multiple_of(lost_one_in) {
                 disk[start..end].copy_from_slice(&live[start..end]);
             }
         }

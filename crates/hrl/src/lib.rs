@@ -1,7 +1,21 @@
-//! The .hrl change log of public format [MS-HRL]: write, seal, recover, read, inspect, coalesce, export.
+//! The .hrl change log of public format [MS-HRL]: write, seal, recover, read, check, coalesce, export.
 //!
-//! A log is two files: `<name>.hrl`, pure [MS-HRL] version 2, and `<name>.hrx`, the index with what that format
-//! lacks. The profile is described in `docs/spec/hrl.md`.
+//! A log is two files: `<name>.hrl`, pure [MS-HRL] version 2, and `<name>.hrx`, the index with what that format lacks.
+//! `docs/spec/hrl.md` describes both. This crate is the only place that knows their layout; it knows no disks, no
+//! clock and no random source (ids, keys and times are given to it), and it does its I/O through [`LogFile`].
+//!
+//! | to | use |
+//! |---|---|
+//! | write a log | [`LogWriter::create`], [`LogWriter::append`], [`LogWriter::append_and_checkpoint`], [`LogWriter::seal`] |
+//! | go on after a crash | [`recover`], then [`LogWriter::read_entries`] for what has to be redone on the disk |
+//! | read a sealed log, also a genuine one | [`LogReader`] |
+//! | check one, or say what is wrong | [`verify`], [`inspect`], [`verify_chain`] |
+//! | shrink a run of logs | [`coalesce_plan`] |
+//! | give one to a Hyper-V reader | [`export_strict`] |
+//! | test against bad days | [`faults`] |
+//!
+//! Where to start reading: `writer.rs` for the order of writes, `seal.rs` for why a guest cannot forge a block,
+//! `recover.rs` for what survives which crash.
 #![forbid(unsafe_code)]
 
 mod blocks;

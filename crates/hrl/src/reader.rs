@@ -60,7 +60,8 @@ impl LogReader<FsLogFile> {
     pub fn open_with(path: &Path, options: ReadOptions) -> Result<Self> {
         let log = FsLogFile::open_read_only(path)?;
         let index = index_path(path);
-        let has_index = !options.ignore_index && index.try_exists().unwrap_or(false);
+        let exists = index.try_exists().map_err(|e| HrlError::read(&index, 0, "stat", e))?;
+        let has_index = exists && !options.ignore_index;
         let index = if has_index { Some(FsLogFile::open_read_only(&index)?) } else { None };
         Self::from_files(log, index, options)
     }

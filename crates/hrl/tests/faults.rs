@@ -106,6 +106,26 @@ fn a_kill_between_log_and_index_cuts_only_what_was_never_acknowledged() {
 }
 
 #[test]
+fn a_kill_between_log_and_index_of_a_large_batch_keeps_what_whole_blocks_prove() {
+    let files = files();
+    let mut writer = new_log(&files);
+    let requests = requests(300);
+    writer.append(&[requests[0].append()]).unwrap();
+    let index = files.1.content();
+    let appends: Vec<_> = requests[1..].iter().map(Request::append).collect();
+    writer.append(&appends).unwrap();
+    drop(writer);
+    files.1.damage(|bytes| *bytes = index); // killed before the index was written
+    let recovered = recover(files.0.clone(), files.1.clone(), RecoverMode::ProcessDeath).unwrap();
+    // Two blocks of 126 are in the log; the other 48 entries of the batch are unknown without records.
+    assert_eq!((recovered.writer.entry_count(), recovered.entries_proven_by_blocks), (252, 251));
+    assert!(recovered.torn.is_some());
+    recovered.writer.seal(EPOCH_NS).unwrap();
+    verify_files(&files.0, Some(&files.1), None).unwrap();
+    assert!(replay(&files, true).unwrap() == disk_of(&requests[..252]));
+}
+
+#[test]
 fn recovery_after_a_process_death_reads_the_index_and_little_else() {
     let files = files();
     let (writer, _) = written(&files, 3000);
