@@ -26,10 +26,14 @@ function sources(folder: string, keeps: RegExp): string[] {
 /** Rows that stand ahead of the code that will use them. */
 const PLANNED = ['NOT_IMPLEMENTED', 'REPLICA_INVALID_STATE', 'REPLICA_IN_USE', 'WORKER_DIED']
 
-/** Codes that the Rust rooms return from `fn code` and its like: `=> "CODE"`. */
+/** Codes that the Rust rooms return from `fn code` and its like: `=> "CODE"`, `failure("CODE"`. */
 function nativeCodes(): Set<string> {
   const text = sources('crates', /src\/.*\.rs$/).join('\n')
-  return new Set([...text.matchAll(/=>\s*"([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)"/g)].map((match) => match[1] ?? ''))
+  return new Set(
+    [...text.matchAll(/(?:=>|failure\()\s*"([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)"/g)].map(
+      (match) => match[1] ?? '',
+    ),
+  )
 }
 
 function errorsMarkdown(): string {
