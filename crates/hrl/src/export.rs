@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use crate::data::PIECE_BYTES;
 use crate::entry::{Entry, Operation, WRITE_BYTES_MAX};
-use crate::error::{HrlError, Result};
-use crate::file::{FsLogFile, LogFile, sync_folder};
+use crate::error::{HrlError, Place, Result};
+use crate::file::{FsLogFile, LogFile, index_path, sync_folder};
 use crate::header::{CREATOR_STRICT, HEADER_BYTES, LogHeader, METADATA_BYTES, VERSION_2};
 use crate::metadata::{BLOCK_BYTES, BlockHeader, RawEntry, SLOT_BYTES};
 use crate::reader::LogReader;
@@ -31,9 +31,11 @@ pub struct Exported {
 /// Writes the sealed log `input` to `output` in strict [MS-HRL]. An existing `output` is replaced.
 ///
 /// # Errors
-/// Those of [`LogReader`] (the data is checked on the way); LOG_WRITE_FAILED. Nothing stays behind on an error.
+/// Those of [`LogReader`] (the data is checked on the way); LOG_WRITE_FAILED; LOG_INVALID_REQUEST when an index lies
+/// beside `output`, as it does when that is a log of ours, such as the input itself. Nothing stays behind on an error.
 pub fn export_strict(input: &Path, output: &Path) -> Result<Exported> {
     let reader = LogReader::open(input)?;
+    refuse_index_beside(output)?;
     let partial = partial_path(output);
     let _ = std::fs::remove_file(&partial); // Left by an export that died; creating it anew reports what matters.
     let exported = export_to(&reader, &partial).and_then(|exported| {
@@ -45,6 +47,16 @@ pub fn export_strict(input: &Path, output: &Path) -> Result<Exported> {
         let _ = std::fs::remove_file(&partial); // The error above is the one to report.
     }
     exported
+}
+
+/// An index beside the output would be taken for its own.
+fn refuse_index_beside(output: &Path) -> Result<()> {
+    let index = index_path(output);
+    if !index.try_exists().map_err(|e| HrlError::read(&index, 0, "stat", e))? {
+        return Ok(());
+    }
+    let reason = "an index of another log lies where that of the output would be";
+    Err(HrlError::InvalidRequest(Place::new(&index, 0, reason)))
 }
 
 fn partial_path(output: &Path) -> PathBuf {

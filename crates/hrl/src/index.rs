@@ -34,7 +34,7 @@ pub struct IndexHeader {
     pub previous_id: LogId,
     /// The disk (Vhd2DataWriteGuid of the log).
     pub disk_id: [u8; 16],
-    /// The secret of the log, see [`crate::seal`]. Never shown.
+    /// The secret of the log, which keys the seals of its blocks. Never shown.
     pub key: [u8; 32],
     /// Sequence number of the first entry.
     pub first_sequence: u64,

@@ -15,7 +15,7 @@ use crate::header::{HEADER_BYTES, LogHeader};
 use crate::index::{IndexHeader, record_offset};
 use crate::records::Records;
 use crate::recover::{check_identity, read_header};
-use crate::writer::LogWriter;
+use crate::writer::{LogWriter, SealedLog};
 
 /// Most entries in one batch.
 pub const BATCH_ENTRIES_MAX: usize = 4096;
@@ -107,6 +107,33 @@ impl<F: LogFile> LogReader<F> {
     /// Entries in the log.
     pub fn entry_count(&self) -> u64 {
         self.header.entry_count
+    }
+
+    /// What [`LogWriter::seal`] said of this log, found out again: reads all entries, but no data.
+    ///
+    /// # Errors
+    /// As [`Entries::next_batch`].
+    pub fn describe(&self) -> Result<SealedLog> {
+        let (mut data_bytes, mut first, mut last) = (0u64, None, None);
+        self.entries()?.for_each(|entry| {
+            data_bytes += entry.data_bytes();
+            first.get_or_insert(entry.time_ns);
+            last = Some(entry.time_ns);
+            Ok(())
+        })?;
+        Ok(SealedLog {
+            id: self.header.id,
+            previous_id: self.header.previous_id,
+            disk_id: self.header.disk_id.unwrap_or_default(),
+            first_sequence: self.first_sequence(),
+            next_sequence: self.first_sequence().wrapping_add(self.header.entry_count),
+            entry_count: self.header.entry_count,
+            data_bytes,
+            log_size_bytes: self.size_bytes,
+            index_size_bytes: if self.has_index() { record_offset(self.header.entry_count) } else { 0 },
+            first_time_ns: first.unwrap_or(0),
+            last_time_ns: last.unwrap_or(0),
+        })
     }
 
     /// The file of the log.

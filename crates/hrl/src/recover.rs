@@ -258,7 +258,7 @@ impl<'f, F: LogFile> Recovery<'f, F> {
         for number in self.pending.len()..block.header.entry_count as usize {
             let Some(mut entry) = self.entry_in_slot(block, number, position) else { return Ok(None) };
             let Some(sums) = sums_in_log(self.log, &entry, &mut self.buffer)? else { return Ok(None) };
-            entry.sequence = self.tail.next_sequence + entries.len() as u64;
+            entry.sequence = self.tail.next_sequence.wrapping_add(entries.len() as u64);
             entry.data_hash = Some(sums.hash);
             position += entry.data_bytes();
             entries.push(entry);

@@ -37,7 +37,7 @@ impl Tail {
         }
         self.last_time_ns = entry.time_ns;
         self.entry_count += 1;
-        self.next_sequence += 1;
+        self.next_sequence = self.next_sequence.wrapping_add(1); // a hostile index may begin at the very end
         self.data_bytes += entry.data_bytes();
         self.position += entry.data_bytes();
     }

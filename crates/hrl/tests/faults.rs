@@ -194,6 +194,21 @@ fn an_index_of_another_log_is_refused() {
 }
 
 #[test]
+fn sequence_numbers_at_the_end_of_64_bits_do_not_panic_a_reader() {
+    let files = files();
+    let mut writer = LogWriter::create(files.0.clone(), files.1.clone(), options(u64::MAX)).unwrap();
+    let requests = requests(3);
+    requests.iter().for_each(|request| writer.append(&[request.append()]).unwrap());
+    drop(writer);
+    for mode in [RecoverMode::PowerLoss, RecoverMode::ProcessDeath] {
+        assert_eq!(recover_code(&files, mode), Ok(3));
+    }
+    let recovered = recover(files.0.clone(), files.1.clone(), RecoverMode::ProcessDeath).unwrap();
+    assert_eq!(recovered.writer.seal(EPOCH_NS).unwrap().next_sequence, 2);
+    verify_files(&files.0, Some(&files.1), None).unwrap();
+}
+
+#[test]
 fn old_content_of_a_recycled_log_never_validates() {
     let files = files();
     let (writer, _) = written(&files, 300);

@@ -191,6 +191,28 @@ fn a_strict_export_holds_nothing_of_our_profile() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no index, no partial file");
 }
 
+#[test]
+fn a_strict_export_never_lands_on_a_log_of_ours() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = write_profile_log(folder.path());
+    let before = std::fs::read(&log).unwrap();
+    assert_eq!(export_strict(&log, &log).unwrap_err().code(), "LOG_INVALID_REQUEST");
+    assert!(std::fs::read(&log).unwrap() == before);
+}
+
+#[test]
+fn a_sealed_log_is_described_again_as_when_it_was_sealed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, index) = (folder.path().join("x.hrl"), folder.path().join("x.hrx"));
+    let files = (FsLogFile::create_new(&log).unwrap(), FsLogFile::create_new(&index).unwrap());
+    let mut writer = LogWriter::create(files.0, files.1, options(7)).unwrap();
+    let requests = profile_requests();
+    requests.iter().for_each(|request| writer.append_and_checkpoint(&[request.append()]).unwrap());
+    let sealed = writer.seal(EPOCH_NS).unwrap();
+    assert_eq!(sealed.index_size_bytes, index.metadata().unwrap().len());
+    assert_eq!(LogReader::open(&log).unwrap().describe().unwrap(), sealed);
+}
+
 fn link(id: u8, previous_id: u8, disk: u8) -> ChainLink {
     ChainLink {
         path: PathBuf::from(format!("{id}.hrl")),
