@@ -1,1 +1,9 @@
-//! Block devices and what is built over them.
+//! Disks: the [`BlockDevice`] trait, the layers that implement it, and the batch work over whole disks.
+
+mod device;
+mod error;
+mod file;
+
+pub use device::{BlockDevice, Extent, ExtentKind, check_range, extents};
+pub use error::{DiskError, Place, Result};
+pub use file::{Access, DiskInfo, FileDevice, is_same_disk, probe};
