@@ -88,6 +88,11 @@ export const ERROR_TABLE = {
     'The operating system failed an input or output operation.',
     'Look at the reason in the details and at the kernel log of this host; check the storage.',
   ),
+  LIMIT_EXCEEDED: retried(
+    'failed',
+    'A queue is at its limit.',
+    'Try again later; if it stays, this host does not keep up.',
+  ),
   LOG_ALREADY_SEALED: final(
     'invalidState',
     'The log is sealed already.',

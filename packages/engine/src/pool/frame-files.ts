@@ -1,0 +1,117 @@
+/**
+ * Frames from and to files, the way a worker does it: synchronous calls on paths and offsets.
+ */
+
+import { closeSync, openSync, readSync, writeSync } from 'node:fs'
+import { fromSystemError, SecondsiteError } from '../errors.js'
+import { checkOffset } from '../units.js'
+import { type Codec, type CompressionPolicy, decodeFrame, encodeFrame, FRAME_RAW_BYTES_MAX } from './frame.js'
+
+/** The slice of a file to be encoded. */
+export interface EncodeFrameArgs {
+  readonly path: string
+  readonly offset: number
+  /** 1 to 16 MiB. */
+  readonly lengthBytes: number
+  readonly compression: CompressionPolicy
+}
+
+/** An encoded frame as it comes back from a worker; its buffer was moved, not copied. */
+export interface EncodeFrameResult {
+  readonly body: Uint8Array<ArrayBuffer>
+  readonly codec: Codec
+  readonly rawBytes: number
+  readonly encodedBytes: number
+}
+
+/** A frame, and where its bytes belong. */
+export interface DecodeFrameArgs {
+  readonly body: Uint8Array
+  /** Must exist. */
+  readonly path: string
+  /** What the message said; a frame of another place or size is refused. */
+  readonly offset: number
+  readonly rawBytes: number
+}
+
+/**
+ * Reads a slice of a file and encodes it.
+ *
+ * @throws {IO_FAILED} when the file ends inside the slice or cannot be read
+ */
+export function encodeFrameOf(args: EncodeFrameArgs): EncodeFrameResult {
+  const { path, offset, lengthBytes, compression } = args
+  checkOffset(offset)
+  if (checkOffset(lengthBytes, 'lengthBytes') > FRAME_RAW_BYTES_MAX) throw new TypeError('slice is too long')
+  const { bytes, ...rest } = encodeFrame(readSlice(path, offset, lengthBytes), offset, compression)
+  return { body: bytes, ...rest }
+}
+
+/**
+ * Decodes a frame, checks it, and writes its bytes to their place. Durable only after a sync of the file.
+ *
+ * @returns bytes written
+ * @throws {FRAME_CORRUPT} when the frame is damaged or belongs elsewhere; nothing has been written
+ * @throws {REPLICA_DISK_FULL} when there is no space left
+ */
+export function decodeFrameTo({ body, path, offset, rawBytes }: DecodeFrameArgs): number {
+  checkOffset(offset)
+  const { header, raw } = decodeFrame(body)
+  if (header.offset !== offset || header.rawBytes !== rawBytes) {
+    const reason = `holds ${header.rawBytes} bytes for offset ${header.offset}, not ${rawBytes} for ${offset}`
+    throw new SecondsiteError('FRAME_CORRUPT', {
+      message: `frame ${reason}`,
+      details: { path, offset, reason },
+    })
+  }
+  writeSlice(path, offset, raw)
+  return raw.length
+}
+
+function readSlice(path: string, offset: number, lengthBytes: number): Uint8Array {
+  return withFile(path, 'r', 'read', (file) => {
+    const bytes = new Uint8Array(lengthBytes)
+    let filled = 0
+    while (filled < lengthBytes) {
+      const read = readSync(file, bytes, filled, lengthBytes - filled, offset + filled)
+      if (read === 0) throw shortRead(path, offset + filled)
+      filled += read
+    }
+    return bytes
+  })
+}
+
+function writeSlice(path: string, offset: number, bytes: Uint8Array): void {
+  withFile(path, 'r+', 'write', (file) => {
+    let written = 0
+    while (written < bytes.length) {
+      written += writeSync(file, bytes, written, bytes.length - written, offset + written)
+    }
+  })
+}
+
+function withFile<Result>(
+  path: string,
+  flags: string,
+  operation: string,
+  use: (file: number) => Result,
+): Result {
+  try {
+    const file = openSync(path, flags)
+    try {
+      return use(file)
+    } finally {
+      closeSync(file)
+    }
+  } catch (error) {
+    throw fromSystemError(error, { operation, path, fullCode: 'REPLICA_DISK_FULL' })
+  }
+}
+
+function shortRead(path: string, offset: number): SecondsiteError {
+  const details = { operation: 'read', path, offset, reason: 'file ended' }
+  return new SecondsiteError('IO_FAILED', {
+    message: `${path} ends at ${offset}, inside the slice asked for`,
+    details,
+  })
+}
