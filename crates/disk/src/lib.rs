@@ -1,9 +1,11 @@
 //! Disks: the [`BlockDevice`] trait, the layers that implement it, and the batch work over whole disks.
 
 mod device;
+mod digest;
 mod error;
 mod file;
 
 pub use device::{BlockDevice, Extent, ExtentKind, check_range, extents};
+pub use digest::{CHUNK_BYTES_MAX, DIGEST_BYTES, DigestAlgorithm, chunk_count, digest_ranges};
 pub use error::{DiskError, Place, Result};
 pub use file::{Access, DiskInfo, FileDevice, is_same_disk, probe};
