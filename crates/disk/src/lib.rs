@@ -4,8 +4,10 @@ mod device;
 mod digest;
 mod error;
 mod file;
+mod sync;
 
 pub use device::{BlockDevice, Extent, ExtentKind, check_range, extents};
 pub use digest::{CHUNK_BYTES_MAX, DIGEST_BYTES, DigestAlgorithm, chunk_count, digest_ranges};
 pub use error::{DiskError, Place, Result};
 pub use file::{Access, DiskInfo, FileDevice, is_same_disk, probe};
+pub use sync::{SyncOptions, SyncReport, sync_range};
