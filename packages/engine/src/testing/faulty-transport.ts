@@ -7,7 +7,7 @@
 
 import type { Clock } from '../clock.js'
 import { systemClock } from '../clock.js'
-import { SecondsiteError, throwIfAborted } from '../errors.js'
+import { abortedError, SecondsiteError, throwIfAborted } from '../errors.js'
 import type { Random } from '../random.js'
 import { ByteChannel, type ByteStream, lostError } from '../transport/byte-channel.js'
 import { BytePipe } from '../transport/byte-pipe.js'
@@ -108,9 +108,13 @@ class FaultyLine {
     // Delays must not reorder: each write waits for the one before it.
     let last: Promise<void> = Promise.resolve()
     const write = (bytes: Uint8Array, signal?: AbortSignal): Promise<void> => {
-      const mine = last.then(() => this.#pass(out, bytes, signal))
+      let isBegun = false
+      const mine = last.then(() => {
+        isBegun = true
+        return this.#pass(out, bytes, signal)
+      })
       last = mine.catch(() => undefined)
-      return mine
+      return signal === undefined ? mine : unlessAborted(mine, signal, () => isBegun)
     }
     return { ...streamOver(out, incoming), write }
   }
@@ -159,4 +163,15 @@ class FaultyLine {
   #isDrawn(chance: number): boolean {
     return chance > 0 && this.#random.unit() < chance
   }
+}
+
+/** `write`, or ABORTED as soon as `signal` stops it before its turn; it then finds the signal aborted and sends nothing. */
+function unlessAborted(write: Promise<void>, signal: AbortSignal, isBegun: () => boolean): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const onAbort = (): void => {
+      if (!isBegun()) reject(abortedError(signal.reason))
+    }
+    signal.addEventListener('abort', onAbort, { once: true })
+    write.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
+  })
 }

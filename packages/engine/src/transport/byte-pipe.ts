@@ -25,6 +25,11 @@ export class BytePipe {
     return this.#queuedBytes
   }
 
+  /** Whether writes are still taken. */
+  get isOpen(): boolean {
+    return this.#end === 'open'
+  }
+
   /** Adds `bytes`, which the pipe owns from then on. Waits while the queue is full. */
   async write(bytes: Uint8Array, signal?: AbortSignal): Promise<void> {
     throwIfAborted(signal)

@@ -7,11 +7,10 @@ import { ByteChannel, type ByteStream } from './byte-channel.js'
 import { BytePipe } from './byte-pipe.js'
 import type { Channel, Serve, Transport } from './channel.js'
 
-/** Two channels, each the other side of the other. */
-export function memoryChannels(): [Channel, Channel] {
-  const there = new BytePipe()
-  const back = new BytePipe()
-  return [new ByteChannel(streamOver(there, back)), new ByteChannel(streamOver(back, there))]
+/** A {@link Transport} inside one process, which a test can break. */
+export interface MemoryTransport extends Transport {
+  /** Breaks every connection made so far, as a network does: without a goodbye. */
+  breakAll(): void
 }
 
 /**
@@ -20,13 +19,19 @@ export function memoryChannels(): [Channel, Channel] {
  * @example
  * const transport = memoryTransport((channel) => void replica.serve(channel))
  */
-export function memoryTransport(serve: Serve): Transport {
+export function memoryTransport(serve: Serve): MemoryTransport {
+  const pipes: BytePipe[] = []
   return {
     async connect(signal): Promise<Channel> {
       throwIfAborted(signal)
-      const [near, far] = memoryChannels()
-      handOver(serve, far)
-      return near
+      const there = new BytePipe()
+      const back = new BytePipe()
+      pipes.splice(0, pipes.length, ...pipes.filter((pipe) => pipe.isOpen), there, back)
+      handOver(serve, new ByteChannel(streamOver(back, there)))
+      return new ByteChannel(streamOver(there, back))
+    },
+    breakAll() {
+      for (const pipe of pipes.splice(0)) pipe.break()
     },
   }
 }
