@@ -2,7 +2,14 @@ import { xxh3 } from '@node-rs/xxhash'
 import * as fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { isSecondsiteError } from '../errors.js'
-import { errorMessage, type Message, message } from './messages.js'
+import {
+  DIGEST_RANGES_MAX,
+  errorMessage,
+  MACHINE_DISKS_MAX,
+  type Message,
+  message,
+  SHIPMENT_LOGS_MAX,
+} from './messages.js'
 import {
   encodeMessage,
   MessageDecoder,
@@ -122,7 +129,7 @@ describe('bytes that are not the protocol', () => {
     [
       'a header over the limit',
       handmade({ headerBytes: WIRE_HEADER_BYTES_MAX + 1 }, ''),
-      /header of 1048577 bytes/,
+      /header of 2097153 bytes/,
     ],
     [
       'a body over the limit',
@@ -171,6 +178,49 @@ describe('a sender', () => {
     ],
   ])('is told of %s by a TypeError', (_name, wrong) => {
     expect(() => encodeMessage(wrong as Message)).toThrow(TypeError)
+  })
+
+  it('can send lists that are as long as they may be', () => {
+    const huge = Number.MAX_SAFE_INTEGER
+    const id = '0123456789ab-0123-0123-0123-0123456789ab'
+    const sizes = {
+      logSizeBytes: huge,
+      indexSizeBytes: huge,
+      entryCount: huge,
+      firstSequence: huge,
+      nextSequence: huge,
+    }
+    const logs = Array.from({ length: SHIPMENT_LOGS_MAX }, () => ({
+      diskId: id,
+      logId: id,
+      previousLogId: id,
+      ...sizes,
+    }))
+    const progress = Array.from({ length: MACHINE_DISKS_MAX }, () => ({
+      diskId: id,
+      pass: huge,
+      nextOffset: huge,
+    }))
+    const ranges = Array.from({ length: DIGEST_RANGES_MAX }, () => ({ offset: huge, lengthBytes: huge }))
+    const begin = message('shipment-begin', {
+      key: 1,
+      kind: 'delta',
+      cutTimeMs: 0,
+      isRebase: false,
+      logs,
+      progress,
+    })
+    const ask = {
+      key: 1,
+      diskId: id,
+      ranges,
+      chunkBytes: 4096,
+      algorithm: 'blake3',
+      seed: '0123456789abcdef',
+    } as const
+    for (const sent of [begin, message('digest-request', ask)]) {
+      expect(new MessageDecoder().push(encodeMessage(sent))).toEqual([sent])
+    }
   })
 
   it('can always tell an error, however long its text', () => {

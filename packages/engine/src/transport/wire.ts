@@ -17,8 +17,8 @@ export const WIRE_MAGIC = 0x50575353
 export const WIRE_VERSION = 1
 /** Bytes of the prefix. */
 export const WIRE_PREFIX_BYTES = 32
-/** Bytes of a header, at most: what SHIPMENT_LOGS_MAX logs at 250 bytes of JSON take, rounded up. */
-export const WIRE_HEADER_BYTES_MAX = 1024 * 1024
+/** Bytes of a header, at most: SHIPMENT_LOGS_MAX logs at 400 bytes of JSON are 1.6 MiB. */
+export const WIRE_HEADER_BYTES_MAX = 2 * 1024 * 1024
 /** Bytes of a body, at most: a frame of 16 MiB that did not shrink, and its 32 bytes of header. */
 export const WIRE_BODY_BYTES_MAX = 16 * 1024 * 1024 + 32
 

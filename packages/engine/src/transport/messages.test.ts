@@ -1,0 +1,50 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { expect, it } from 'vitest'
+import { HEADERS, type MessageType, WIRE_TYPES } from './messages.js'
+
+const specification = readFileSync(join(import.meta.dirname, '../../../../docs/spec/wire.md'), 'utf8')
+
+interface SpecifiedType {
+  readonly number: number
+  readonly header: string
+  readonly body: string
+}
+
+function specifiedTypes(): Map<string, SpecifiedType> {
+  const rows = specification.matchAll(
+    /^\| `([a-z-]+)` \| (\d+) \| (?:primary|replica) \| (.*?) \| (.*?) ?\|$/gm,
+  )
+  return new Map(
+    [...rows].map(([, type = '', number, header = '', body = '']) => [
+      type,
+      { number: Number(number), header, body },
+    ]),
+  )
+}
+
+it('types, numbers and bodies are those of the specification', () => {
+  const specified = [...specifiedTypes()].map(([type, { number, body }]) => [type, number, body !== ''])
+  const written = Object.entries(WIRE_TYPES).map(([type, { number, body }]) => [
+    type,
+    number,
+    body !== 'none',
+  ])
+  expect(written).toEqual(specified)
+})
+
+it('header fields are those of the specification', () => {
+  for (const [type, { header }] of specifiedTypes()) {
+    const fields = Object.keys(HEADERS[type as MessageType].shape)
+    const named = header.replaceAll(/\[[^\]]*\]|\([^)]*\)/g, '').replace(/error:.*/, 'error')
+    expect(
+      named.split(',').map((field) => field.trim()),
+      type,
+    ).toEqual(fields)
+  }
+})
+
+it('no number is given twice', () => {
+  const numbers = Object.values(WIRE_TYPES).map(({ number }) => number)
+  expect(new Set(numbers).size).toBe(numbers.length)
+})
