@@ -102,11 +102,13 @@ describe('a message', () => {
 
   it('with any single bit flipped never arrives as something else', () => {
     const bytes = encodeMessage(digests)
+    const before = Buffer.from(bytes)
     for (let bit = 0; bit < bytes.length * 8; bit += 1) {
       const damaged = bytes.slice()
       damaged[bit >> 3] = (damaged[bit >> 3] ?? 0) ^ (1 << (bit & 7))
       expect(['FRAME_CORRUPT', 'PROTOCOL_ERROR']).toContain(failure(damaged).code)
     }
+    expect(before.equals(bytes)).toBe(true)
   })
 
   it('cut at any byte is TRANSPORT_LOST, and none at its end', () => {
