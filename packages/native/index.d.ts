@@ -9,11 +9,33 @@
  */
 export declare const __napiBindingTarget: 'native' | 'wasm32-wasi' | 'wasm32-wasip1'
 
+/** Creates a sparse image that must not exist yet. */
+export declare function createImage(path: string, sizeBytes: number): void
+
+/** 16 bytes a chunk of `ranges` (flat pairs offset, length) of an image; `digestBytes` is the length of the answer. */
+export declare function digestImage(path: string, ranges: Array<number>, chunkBytes: number, digest: string, seed: string, digestBytes: number): Uint8Array
+
 /** Writes a sealed log as strict [MS-HRL], which a Hyper-V reader accepts: no seals, zeros spelled out. */
 export declare function exportStrictLog(input: string, output: string): NativeExport
 
+/** Makes all writes to a disk durable. */
+export declare function flushDisk(path: string): void
+
 /** Says what a log is and everything that is wrong with it; damage is part of the answer, not an error. */
 export declare function inspectLog(path: string): NativeLogReport
+
+/** Whether two paths name one disk: by links, or a loop device over the same file. */
+export declare function isSameDisk(a: string, b: string): boolean
+
+/** A disk as found at a path. */
+export interface NativeDiskInfo {
+  sizeBytes: number
+  /** 512 or 4096. */
+  sectorSizeBytes: number
+  /** Bytes that are not holes; the size of a block device. */
+  allocatedBytes: number
+  isBlockDevice: boolean
+}
 
 /** Result of an export. */
 export interface NativeExport {
@@ -92,8 +114,38 @@ export interface NativeLogStatistics {
   diskEndOffset: number
 }
 
+/** How to compare and copy. */
+export interface NativeSyncOptions {
+  chunkBytes: number
+  /** `xxh3-128` or `blake3`. */
+  digest: string
+  /** 16 hex digits. */
+  seed: string
+  /** Compare only. */
+  dryRun: boolean
+  /** 1, or more for a thread a side. */
+  threads: number
+}
+
+/** Result of a pass over a range of two disks. */
+export interface NativeSyncReport {
+  comparedBytes: number
+  equalBytes: number
+  differentBytes: number
+  writtenBytes: number
+  punchedBytes: number
+  /** Offset of the first differing chunk; -1 when there is none. */
+  firstDifference: number
+}
+
+/** Says what is at a path, without changing it. */
+export declare function probeDisk(path: string): NativeDiskInfo
+
 /** Entries `first` to `first + countMax` of a sealed log. */
 export declare function readLogEntries(path: string, first: number, countMax: number): Array<NativeLogEntry>
+
+/** Compares a range of two disks by digests of chunks and copies what differs, unless `dryRun`. */
+export declare function syncRange(source: string, replica: string, from: number, lengthBytes: number, options: NativeSyncOptions): NativeSyncReport
 
 /** Checks a sealed log completely; throws the first damage found. `diskSizeBytes` 0 means unknown. */
 export declare function verifyLog(path: string, diskSizeBytes: number): NativeLogStatistics

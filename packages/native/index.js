@@ -773,10 +773,16 @@ if (
   }
 }
 
-const { exportStrictLog, inspectLog, readLogEntries, verifyLog, verifyLogChain } = nativeBinding
+const { createImage, digestImage, exportStrictLog, flushDisk, inspectLog, isSameDisk, probeDisk, readLogEntries, syncRange, verifyLog, verifyLogChain } = nativeBinding
+export { createImage }
+export { digestImage }
 export { exportStrictLog }
+export { flushDisk }
 export { inspectLog }
+export { isSameDisk }
+export { probeDisk }
 export { readLogEntries }
+export { syncRange }
 export { verifyLog }
 export { verifyLogChain }
 export const __napiBindingTarget = __napiLoadedBindingTarget

@@ -2,6 +2,7 @@
 //! `packages/engine/src/native` rebuilds them; nothing else reads that JSON.
 
 use napi::Error;
+use secondsite_disk::DiskError;
 use secondsite_hrl::HrlError;
 use serde_json::{Map, Value, json};
 
@@ -42,4 +43,22 @@ pub fn from_log(error: HrlError) -> Error<Code> {
     details.insert("offset".into(), place.offset.into());
     details.insert("reason".into(), place.reason.clone().into());
     failure(error.code(), &error.to_string(), error.hint(), details)
+}
+
+pub fn from_disk(error: DiskError) -> Error<Code> {
+    let code = error.code();
+    let text = error.to_string();
+    let Some(place) = error.place() else {
+        return match error {
+            DiskError::Log(error) => from_log(error),
+            _ => failure(code, &text, "", Map::new()),
+        };
+    };
+    let mut details = Map::new();
+    details.insert("path".into(), place.path.to_string_lossy().into());
+    if place.length_bytes > 0 {
+        details.insert("offset".into(), place.offset.into());
+        details.insert("lengthBytes".into(), place.length_bytes.into());
+    }
+    failure(code, &text, "", details)
 }

@@ -3,6 +3,7 @@
 //! Batch work is a synchronous call on paths and ranges, made from a worker. Live disks live in a registry and are
 //! named by a number, since an object of the addon belongs to one JavaScript thread.
 
+mod disks;
 mod error;
 mod logs;
 mod number;

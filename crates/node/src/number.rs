@@ -44,3 +44,16 @@ pub fn guid_bytes(name: &str, text: &str) -> Result<[u8; 16]> {
         _ => Err(bad_argument(name, &format!("{text:?} is not a GUID"))),
     }
 }
+
+/// Flat pairs offset, length as ranges.
+pub fn ranges_of(pairs: &[f64]) -> Result<Vec<(u64, u64)>> {
+    pairs
+        .chunks_exact(2)
+        .map(|pair| Ok((offset("offset", pair[0])?, offset("lengthBytes", pair[1])?)))
+        .collect()
+}
+
+/// Ranges as flat pairs.
+pub fn pairs_of(ranges: &[(u64, u64)]) -> Vec<f64> {
+    ranges.iter().flat_map(|(offset, length)| [size(*offset), size(*length)]).collect()
+}
