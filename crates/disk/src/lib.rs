@@ -3,6 +3,7 @@
 mod device;
 mod digest;
 mod error;
+pub mod faults;
 mod file;
 mod sync;
 
