@@ -134,6 +134,18 @@ impl FileDevice {
         Ok(())
     }
 
+    /// The end of a hole that seems to reach `end`. Behind the end of a file that has shrunk there is no hole: taken for one,
+    /// it would be punched into a replica.
+    fn end_of_hole(&self, offset: u64, end: u64) -> Result<u64> {
+        let place = || self.place(offset, end - offset);
+        let size_bytes = seek(&self.file, SeekFrom::End(0));
+        if size_bytes.map_err(|errno| DiskError::ReadFailed(place(), errno.into()))? >= end {
+            return Ok(end);
+        }
+        let error = io::Error::new(io::ErrorKind::UnexpectedEof, "the disk has shrunk");
+        Err(DiskError::ReadFailed(place(), error))
+    }
+
     /// Tries one kind of fallocate; `false` when the file system does not know it.
     fn try_fallocate(&self, flags: FallocateFlags, offset: u64, length_bytes: u64) -> Result<bool> {
         match fallocate(&self.file, flags | FallocateFlags::KEEP_SIZE, offset, length_bytes) {
@@ -195,7 +207,7 @@ impl BlockDevice for FileDevice {
         let end = end.min(self.info.size_bytes);
         let data = match seek(&self.file, SeekFrom::Data(offset)) {
             Ok(at) => at.min(end),
-            Err(Errno::NXIO) => end,
+            Err(Errno::NXIO) => self.end_of_hole(offset, end)?,
             Err(Errno::INVAL | Errno::OPNOTSUPP) => offset, // No holes here: all of it counts as data.
             Err(errno) => return Err(DiskError::ReadFailed(self.place(offset, end - offset), errno.into())),
         };
