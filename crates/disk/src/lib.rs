@@ -1,5 +1,7 @@
 //! Disks: the [`BlockDevice`] trait, the layers that implement it, and the batch work over whole disks.
 
+mod apply;
+mod batch;
 mod device;
 mod digest;
 mod error;
@@ -7,6 +9,8 @@ pub mod faults;
 mod file;
 mod sync;
 
+pub use apply::{ApplyReport, apply_logs};
+pub use batch::build_batch;
 pub use device::{BlockDevice, Extent, ExtentKind, check_range, extents};
 pub use digest::{CHUNK_BYTES_MAX, DIGEST_BYTES, DigestAlgorithm, chunk_count, digest_ranges};
 pub use error::{DiskError, Place, Result};
