@@ -15,8 +15,8 @@ use crate::error::{DiskError, Place, Result};
 pub const DIGEST_BYTES: usize = 16;
 /// Largest chunk.
 pub const CHUNK_BYTES_MAX: u64 = 4 << 20;
-/// The buffer holds this, or one chunk when that is more.
-const READ_BYTES: u64 = 1 << 20;
+/// The buffer holds this, or one chunk when that is more: what is read stays in the core's cache until it is digested.
+pub(crate) const READ_BYTES: u64 = 1 << 18;
 const BLAKE3_CONTEXT: &str = "secondsite 2026-11-21 chunk digest key";
 
 /// How chunks are digested.
@@ -107,7 +107,7 @@ impl<'a> Digester<'a> {
             }
             let window_bytes = extent.length_bytes.next_multiple_of(self.chunk_bytes);
             let window_bytes = window_bytes.min(self.buffer.len() as u64).min(end - at);
-            self.fill(&mut map, at, window_bytes)?;
+            map.read(at, &mut self.buffer[..window_bytes as usize])?;
             self.put_digests(window_bytes, digests);
             at += window_bytes;
         }
@@ -117,23 +117,6 @@ impl<'a> Digester<'a> {
     /// Bytes from `at` to `stretch_end` in whole chunks; the last chunk of the range is whole however short it is.
     fn whole_chunks(&self, at: u64, stretch_end: u64, end: u64) -> u64 {
         if stretch_end == end { end - at } else { (stretch_end - at) / self.chunk_bytes * self.chunk_bytes }
-    }
-
-    /// Reads a window, its holes as zeros without asking the device.
-    fn fill(&mut self, map: &mut ExtentCursor<'_>, offset: u64, window_bytes: u64) -> Result<()> {
-        let end = offset + window_bytes;
-        let mut at = offset;
-        while at < end {
-            let extent = map.at(at)?;
-            let next = extent.end().min(end);
-            let piece = &mut self.buffer[(at - offset) as usize..(next - offset) as usize];
-            match extent.kind {
-                ExtentKind::Data => self.device.read_at(at, piece)?,
-                ExtentKind::Hole => piece.fill(0),
-            }
-            at = next;
-        }
-        Ok(())
     }
 
     fn put_digests<'o>(&self, window_bytes: u64, digests: &mut impl Iterator<Item = &'o mut [u8]>) {
@@ -176,6 +159,23 @@ impl<'a> ExtentCursor<'a> {
         self.current = Some(extent);
         Ok(Extent { offset, length_bytes: extent.end() - offset, kind: extent.kind })
     }
+
+    /// Fills `buffer` from `offset`, the holes with zeros without asking the device.
+    pub(crate) fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let end = offset + buffer.len() as u64;
+        let mut at = offset;
+        while at < end {
+            let extent = self.at(at)?;
+            let next = extent.end().min(end);
+            let piece = &mut buffer[(at - offset) as usize..(next - offset) as usize];
+            match extent.kind {
+                ExtentKind::Data => self.device.read_at(at, piece)?,
+                ExtentKind::Hole => piece.fill(0),
+            }
+            at = next;
+        }
+        Ok(())
+    }
 }
 
 /// Fails once `stop` is set.
@@ -186,7 +186,7 @@ pub(crate) fn refuse_stopped(stop: &AtomicBool, device: &dyn BlockDevice, at: u6
     Ok(())
 }
 
-fn check_chunk_bytes(device: &dyn BlockDevice, chunk_bytes: u64) -> Result<()> {
+pub(crate) fn check_chunk_bytes(device: &dyn BlockDevice, chunk_bytes: u64) -> Result<()> {
     if (512..=CHUNK_BYTES_MAX).contains(&chunk_bytes) && chunk_bytes.is_multiple_of(512) {
         return Ok(());
     }

@@ -1,50 +1,46 @@
-//! One-shot synchronization: makes a range of a replica equal to the source by comparing digests of chunks.
+//! One-shot synchronization: makes a range of a replica equal to the source, both being disks of this machine.
 //!
-//! ```text
-//! plan (extents of both) --batches--> source thread: digests --+
-//!                        \----------> replica thread: digests --+--> caller: compare, copy what differs
-//! ```
+//! Both sides are read once and compared byte by byte, a window at a time, while both windows are in the core's cache.
+//! Digests would cost more here: each side hashed is slower than both compared, and the copy needs the bytes again. Where
+//! both sides are holes nothing is read.
 //!
-//! Where both sides are holes nothing is read. Each side is read once, by a thread of its own and a few batches ahead of
-//! the comparison, which writes only behind both. Two sides are compared by digests although both are local, because the
-//! comparing core would otherwise read what the other core has just read: 16 bytes a chunk cross instead.
+//! Workers take batches from one plan. A batch belongs to one worker from the first read to the last write, so workers
+//! never wait for each other, and one that punches holes (which waits for the medium on some file systems) holds up
+//! nobody.
 //!
-//! The unit of copying is the run of neighbouring chunks that differ. A finer unit would need the replica's chunk once
-//! more for comparing, and block sizes below a chunk save only the bytes of a local write.
+//! The unit of copying is the run of differing blocks of 4 KiB, not the chunk: the bytes are at hand, and a replica keeps
+//! its holes inside of a chunk. Blocks of zeros are punched, whether the source stores them or not.
 //!
 //! Nothing here is durable before the caller flushes the replica. A pass that was stopped or has failed leaves a replica
-//! that is nowhere worse than before, so the caller drives ranges (256 MiB lose nothing) and goes on where it stopped. A
-//! source that is written to meanwhile must have its changes tracked: a chunk is copied as it is when its turn comes.
+//! that differs nowhere more than before, so the caller drives ranges and goes on where it stopped. A source that is
+//! written to meanwhile must have its changes tracked: a block is copied as it was when its turn came.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::panic::resume_unwind;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::Scope;
+
+use parking_lot::Mutex;
 
 use crate::device::{BlockDevice, ExtentKind, check_range};
-use crate::digest::{DIGEST_BYTES, DigestAlgorithm, Digester, ExtentCursor, chunk_count, refuse_stopped};
+use crate::digest::{DigestAlgorithm, ExtentCursor, READ_BYTES, check_chunk_bytes, refuse_stopped};
 use crate::error::Result;
 
-/// A batch is at most this, or one chunk.
-const BATCH_BYTES: u64 = 8 << 20;
-/// Batches asked for and not yet compared; more would only hide a difference in speed that stays.
-const BATCHES_IN_FLIGHT_MAX: usize = 4;
-/// Differing chunks are copied in pieces of at most this.
-const COPY_BYTES: u64 = 1 << 20;
+/// A batch is at most this, or one chunk: small enough that workers end together, large enough to read ahead in.
+const BATCH_BYTES: u64 = 4 << 20;
+/// Unit of copying, from the start of a chunk on.
+const BLOCK_BYTES: usize = 4096;
 
 /// How to synchronize.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SyncOptions {
-    /// Unit of comparing: a multiple of 512, at most [`CHUNK_BYTES_MAX`](crate::CHUNK_BYTES_MAX).
+    /// Unit of counting differences: a multiple of 512, at most [`CHUNK_BYTES_MAX`](crate::CHUNK_BYTES_MAX).
     pub chunk_bytes: u64,
-    /// How chunks are digested.
+    /// How chunks are digested where sides are apart; two disks of one machine are compared byte by byte.
     pub algorithm: DigestAlgorithm,
-    /// Seed of the digests; a new one for every pass keeps a collision from staying unseen for ever.
+    /// Seed of those digests.
     pub seed: u64,
     /// Compare only.
     pub dry_run: bool,
-    /// 1: the caller alone; more: one thread a side beside the caller.
+    /// Workers, the caller being one of them; 0 means 1.
     pub threads: usize,
 }
 
@@ -57,9 +53,9 @@ pub struct SyncReport {
     pub equal_bytes: u64,
     /// Of it, in chunks that were not.
     pub different_bytes: u64,
-    /// Of those, data written to the replica.
+    /// Of those, in blocks written to the replica.
     pub written_bytes: u64,
-    /// Of those, given back on the replica, because the source has holes or zeros there.
+    /// Of those, in blocks given back on the replica, because the source has holes or zeros there.
     pub punched_bytes: u64,
     /// Where the first differing chunk begins.
     pub first_difference: Option<u64>,
@@ -69,7 +65,7 @@ pub struct SyncReport {
 ///
 /// # Errors
 /// OPTION_OUT_OF_RANGE, DISK_OUT_OF_RANGE, DISK_READ_FAILED, DISK_WRITE_FAILED, DISK_FULL, DISK_READ_ONLY, ABORTED once
-/// `stop` is set. Chunks before the place of the error may have been copied.
+/// `stop` is set. Any differing block of the range may have been copied by then, none has become something else.
 pub fn sync_range(
     source: &dyn BlockDevice,
     replica: &dyn BlockDevice,
@@ -78,18 +74,42 @@ pub fn sync_range(
     options: &SyncOptions,
     stop: &AtomicBool,
 ) -> Result<SyncReport> {
+    check_chunk_bytes(source, options.chunk_bytes)?;
     check_range(source, offset, length_bytes)?;
     check_range(replica, offset, length_bytes)?;
     let pair = Pair { source, replica, options: *options, stop };
-    let sides = [pair.digester(source)?, pair.digester(replica)?];
-    let plan = Plan::new(&pair, offset, offset + length_bytes);
-    let mut pass = Pass { pair: &pair, report: SyncReport::default(), buffer: Vec::new() };
-    if options.threads < 2 {
-        pass.run_alone(plan, sides)?
-    } else {
-        pass.run_threads(plan, sides)?
+    let plan = Mutex::new(Plan::new(&pair, offset, offset + length_bytes));
+    let report = run_workers(&pair, &plan)?;
+    Ok(SyncReport {
+        compared_bytes: length_bytes,
+        equal_bytes: length_bytes - report.different_bytes,
+        ..report
+    })
+}
+
+fn run_workers<'a>(pair: &'a Pair<'a>, plan: &Mutex<Plan<'a>>) -> Result<SyncReport> {
+    std::thread::scope(|scope| {
+        let work = || Worker::new(pair).run(plan);
+        let others: Vec<_> = (1..pair.options.threads).map(|_| scope.spawn(work)).collect();
+        let mut done = vec![work()];
+        done.extend(
+            others.into_iter().map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic))),
+        );
+        done.into_iter().try_fold(SyncReport::default(), |sum, report| Ok(sum.join(&report?)))
+    })
+}
+
+impl SyncReport {
+    fn join(self, other: &Self) -> Self {
+        let firsts = [self.first_difference, other.first_difference];
+        Self {
+            different_bytes: self.different_bytes + other.different_bytes,
+            written_bytes: self.written_bytes + other.written_bytes,
+            punched_bytes: self.punched_bytes + other.punched_bytes,
+            first_difference: firsts.into_iter().flatten().min(),
+            ..self
+        }
     }
-    Ok(pass.finish(length_bytes))
 }
 
 /// The two disks and how to compare them.
@@ -99,22 +119,6 @@ struct Pair<'a> {
     options: SyncOptions,
     stop: &'a AtomicBool,
 }
-
-impl<'a> Pair<'a> {
-    fn digester(&self, device: &'a dyn BlockDevice) -> Result<Digester<'a>> {
-        let SyncOptions { chunk_bytes, algorithm, seed, .. } = self.options;
-        Digester::new(device, chunk_bytes, algorithm, seed)
-    }
-
-    fn digests(&self, side: &mut Digester<'_>, ranges: &[(u64, u64)]) -> Result<Vec<u8>> {
-        let mut digests = vec![0; chunk_count(ranges, self.options.chunk_bytes) as usize * DIGEST_BYTES];
-        side.digest(ranges, &mut digests, self.stop)?;
-        Ok(digests)
-    }
-}
-
-/// Ranges to digest on both sides, on the chunk grid.
-type Batch = Arc<[(u64, u64)]>;
 
 /// Walks a range and leaves out what is a hole on both sides.
 struct Plan<'a> {
@@ -133,14 +137,19 @@ impl<'a> Plan<'a> {
             source: ExtentCursor::new(pair.source, end),
             replica: ExtentCursor::new(pair.replica, end),
             chunk_bytes,
-            batch_bytes: (BATCH_BYTES / chunk_bytes * chunk_bytes).max(chunk_bytes),
+            batch_bytes: whole_chunks(BATCH_BYTES, chunk_bytes),
             at: offset,
             end,
         }
     }
 
-    /// The next batch; `None` at the end.
-    fn next(&mut self) -> Result<Option<Batch>> {
+    /// Leaves nothing to the other workers.
+    fn stop(&mut self) {
+        self.at = self.end;
+    }
+
+    /// The next ranges to compare, cut on the chunk grid; none at the end.
+    fn next(&mut self) -> Result<Vec<(u64, u64)>> {
         let (mut ranges, mut left): (Vec<(u64, u64)>, u64) = (Vec::new(), self.batch_bytes);
         while left > 0 && self.at < self.end {
             let (length_bytes, is_busy) = self.stretch(left)?;
@@ -150,7 +159,7 @@ impl<'a> Plan<'a> {
             }
             self.at += length_bytes;
         }
-        Ok((!ranges.is_empty()).then(|| ranges.into()))
+        Ok(ranges)
     }
 
     /// Length of what comes next, and whether it must be read; at most `left` then.
@@ -178,154 +187,122 @@ fn push_joined(ranges: &mut Vec<(u64, u64)>, offset: u64, length_bytes: u64) {
     }
 }
 
-/// One thread that digests one side.
-struct Side {
-    asked: Sender<Batch>,
-    answers: Receiver<Result<Vec<u8>>>,
+/// `bytes` in whole chunks, one at least.
+fn whole_chunks(bytes: u64, chunk_bytes: u64) -> u64 {
+    (bytes / chunk_bytes).max(1) * chunk_bytes
 }
 
-impl Side {
-    /// The thread ends once the side is dropped, after the batch in hand.
-    fn start<'scope, 'a>(
-        scope: &'scope Scope<'scope, '_>,
-        pair: &'a Pair<'a>,
-        mut digester: Digester<'a>,
-    ) -> Self
-    where
-        'a: 'scope,
-    {
-        let (asked, batches) = channel::<Batch>();
-        let (answer, answers) = channel();
-        scope.spawn(move || {
-            for batch in batches {
-                if answer.send(pair.digests(&mut digester, &batch)).is_err() {
-                    break;
-                }
-            }
-        });
-        Self { asked, answers }
-    }
-
-    fn ask(&self, batch: &Batch) {
-        // A thread that is gone has panicked: `answer` says so.
-        let _ = self.asked.send(Arc::clone(batch));
-    }
-
-    fn answer(&self) -> Result<Vec<u8>> {
-        #[expect(clippy::expect_used, reason = "the thread answers every batch unless it has panicked")]
-        self.answers.recv().expect("the digesting thread has panicked")
-    }
+/// What becomes of a block of the replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Keep,
+    Write,
+    Punch,
 }
 
-/// Compares and copies.
-struct Pass<'a> {
+/// Compares and copies through two buffers of its own.
+struct Worker<'a> {
     pair: &'a Pair<'a>,
     report: SyncReport,
-    buffer: Vec<u8>,
+    buffers: [Vec<u8>; 2],
 }
 
-impl<'a> Pass<'a> {
-    fn run_alone(&mut self, mut plan: Plan<'a>, [mut source, mut replica]: [Digester<'a>; 2]) -> Result<()> {
-        while let Some(batch) = plan.next()? {
-            let digests = self.pair.digests(&mut source, &batch)?;
-            let other = self.pair.digests(&mut replica, &batch)?;
-            self.settle(&batch, &digests, &other)?;
+impl<'a> Worker<'a> {
+    fn new(pair: &'a Pair<'a>) -> Self {
+        let buffer = vec![0; whole_chunks(READ_BYTES, pair.options.chunk_bytes) as usize];
+        Self { pair, report: SyncReport::default(), buffers: [buffer.clone(), buffer] }
+    }
+
+    /// Takes batches until there are none; an error ends the other workers too.
+    fn run(mut self, plan: &Mutex<Plan<'a>>) -> Result<SyncReport> {
+        let done = self.take_batches(plan);
+        if done.is_err() {
+            plan.lock().stop();
         }
-        Ok(())
+        done.map(|()| self.report)
     }
 
-    fn run_threads(&mut self, mut plan: Plan<'a>, [source, replica]: [Digester<'a>; 2]) -> Result<()> {
-        let pair = self.pair;
-        std::thread::scope(|scope| {
-            let (source, replica) = (Side::start(scope, pair, source), Side::start(scope, pair, replica));
-            let mut flying = VecDeque::new();
-            loop {
-                while flying.len() < BATCHES_IN_FLIGHT_MAX
-                    && let Some(batch) = plan.next()?
-                {
-                    source.ask(&batch);
-                    replica.ask(&batch);
-                    flying.push_back(batch);
-                }
-                let Some(batch) = flying.pop_front() else { return Ok(()) };
-                self.settle(&batch, &source.answer()?, &replica.answer()?)?;
+    fn take_batches(&mut self, plan: &Mutex<Plan<'a>>) -> Result<()> {
+        loop {
+            let batch = plan.lock().next()?;
+            if batch.is_empty() {
+                return Ok(());
             }
-        })
-    }
-
-    /// Copies the chunks of a batch whose digests differ, neighbours together.
-    fn settle(&mut self, batch: &Batch, source: &[u8], replica: &[u8]) -> Result<()> {
-        let chunk_bytes = self.pair.options.chunk_bytes;
-        let mut digests = source.chunks_exact(DIGEST_BYTES).zip(replica.chunks_exact(DIGEST_BYTES));
-        for &(offset, length_bytes) in batch.iter() {
-            let end = offset + length_bytes;
-            let mut run: Option<u64> = None;
-            for at in (offset..end).step_by(chunk_bytes as usize) {
-                let is_equal = digests.next().is_some_and(|(source, replica)| source == replica);
-                if is_equal && let Some(start) = run.take() {
-                    self.differs(start, at)?;
-                } else if !is_equal {
-                    run.get_or_insert(at);
-                }
-            }
-            if let Some(start) = run {
-                self.differs(start, end)?;
+            for (offset, length_bytes) in batch {
+                self.compare_range(offset, offset + length_bytes)?;
             }
         }
-        Ok(())
     }
 
-    fn differs(&mut self, offset: u64, end: u64) -> Result<()> {
-        self.report.different_bytes += end - offset;
-        self.report.first_difference.get_or_insert(offset);
-        if self.pair.options.dry_run { Ok(()) } else { self.copy(offset, end) }
-    }
-
-    fn copy(&mut self, offset: u64, end: u64) -> Result<()> {
-        let mut map = ExtentCursor::new(self.pair.source, end);
-        let mut at = offset;
-        while at < end {
+    fn compare_range(&mut self, offset: u64, end: u64) -> Result<()> {
+        let mut maps = [self.pair.source, self.pair.replica].map(|device| ExtentCursor::new(device, end));
+        let window_bytes = self.buffers[0].len();
+        for at in (offset..end).step_by(window_bytes) {
             refuse_stopped(self.pair.stop, self.pair.replica, at, end)?;
-            let extent = map.at(at)?;
-            match extent.kind {
-                ExtentKind::Hole => self.punch(at, extent.length_bytes)?,
-                ExtentKind::Data => self.copy_data(at, extent.end())?,
+            let length = window_bytes.min((end - at) as usize);
+            for (map, buffer) in maps.iter_mut().zip(&mut self.buffers) {
+                map.read(at, &mut buffer[..length])?;
             }
-            at = extent.end();
+            self.compare_window(at, length)?;
         }
         Ok(())
     }
 
-    fn copy_data(&mut self, offset: u64, end: u64) -> Result<()> {
-        self.buffer.resize(COPY_BYTES as usize, 0);
-        for at in (offset..end).step_by(COPY_BYTES as usize) {
-            let piece_bytes = COPY_BYTES.min(end - at);
-            let piece = &mut self.buffer[..piece_bytes as usize];
-            self.pair.source.read_at(at, piece)?;
-            if is_zero(piece) {
-                self.punch(at, piece_bytes)?;
+    fn compare_window(&mut self, offset: u64, length: usize) -> Result<()> {
+        let chunk_bytes = self.pair.options.chunk_bytes as usize;
+        for start in (0..length).step_by(chunk_bytes) {
+            let chunk = start..length.min(start + chunk_bytes);
+            if self.buffers[0][chunk.clone()] == self.buffers[1][chunk.clone()] {
                 continue;
             }
-            self.pair.replica.write_at(at, piece)?;
-            self.report.written_bytes += piece_bytes;
+            let at = offset + start as u64;
+            self.report.different_bytes += chunk.len() as u64;
+            self.report.first_difference.get_or_insert(at);
+            if !self.pair.options.dry_run {
+                self.copy_chunk(offset, chunk.start, chunk.end)?;
+            }
         }
         Ok(())
     }
 
-    fn punch(&mut self, offset: u64, length_bytes: u64) -> Result<()> {
-        self.pair.replica.discard(offset, length_bytes)?;
-        self.report.punched_bytes += length_bytes;
+    /// Copies the differing blocks of a chunk, neighbours of one kind in one piece.
+    fn copy_chunk(&mut self, window_offset: u64, start: usize, end: usize) -> Result<()> {
+        let mut at = start;
+        while at < end {
+            let action = self.action(at, end);
+            let mut next = (at + BLOCK_BYTES).min(end);
+            while next < end && self.action(next, end) == action {
+                next = (next + BLOCK_BYTES).min(end);
+            }
+            self.act(action, window_offset, at, next)?;
+            at = next;
+        }
         Ok(())
     }
 
-    fn finish(self, length_bytes: u64) -> SyncReport {
-        let equal_bytes = length_bytes - self.report.different_bytes;
-        SyncReport { compared_bytes: length_bytes, equal_bytes, ..self.report }
+    fn action(&self, at: usize, end: usize) -> Action {
+        let block = at..(at + BLOCK_BYTES).min(end);
+        let [source, replica] = self.buffers.each_ref().map(|buffer| &buffer[block.clone()]);
+        match source == replica {
+            true => Action::Keep,
+            false if source.iter().all(|byte| *byte == 0) => Action::Punch,
+            false => Action::Write,
+        }
     }
-}
 
-fn is_zero(bytes: &[u8]) -> bool {
-    // Whole words: the compiler makes wide compares of this.
-    let (words, tail) = bytes.as_chunks::<16>();
-    words.iter().all(|word| *word == [0; 16]) && tail.iter().all(|byte| *byte == 0)
+    fn act(&mut self, action: Action, window_offset: u64, start: usize, end: usize) -> Result<()> {
+        let (offset, length_bytes) = (window_offset + start as u64, (end - start) as u64);
+        match action {
+            Action::Keep => {}
+            Action::Write => {
+                self.pair.replica.write_at(offset, &self.buffers[0][start..end])?;
+                self.report.written_bytes += length_bytes;
+            }
+            Action::Punch => {
+                self.pair.replica.discard(offset, length_bytes)?;
+                self.report.punched_bytes += length_bytes;
+            }
+        }
+        Ok(())
+    }
 }
