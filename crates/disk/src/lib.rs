@@ -8,6 +8,7 @@ mod error;
 pub mod faults;
 mod file;
 mod sync;
+pub mod tracked;
 
 pub use apply::{ApplyReport, apply_logs};
 pub use batch::build_batch;
@@ -16,3 +17,7 @@ pub use digest::{CHUNK_BYTES_MAX, DIGEST_BYTES, DigestAlgorithm, chunk_count, di
 pub use error::{DiskError, Place, Result};
 pub use file::{Access, DiskInfo, FileDevice, is_same_disk, probe};
 pub use sync::{SyncOptions, SyncReport, sync_range};
+pub use tracked::{
+    FlushMode, FsTrackFiles, LogFault, Mode, Opened, QueuedLog, Recovery, ResyncReason, TrackFiles,
+    TrackOptions, TrackedDisk, TrackedStatus, cut,
+};

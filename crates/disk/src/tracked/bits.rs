@@ -1,0 +1,213 @@
+//! A sparse bitmap in pieces of one sector, so that what was changed can be written sector by sector.
+//!
+//! A sector on disk holds [`SECTOR_BITS`] bits and a check of its own: sector writes are atomic, so after a crash a
+//! sector is old or new, never wrong, and no journal is needed. In memory only sectors with a bit set exist: a clean
+//! map of any disk costs nothing, a full one 1/8 byte per bit.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+/// Bytes of a sector.
+pub(crate) const SECTOR_BYTES: usize = 512;
+/// Bytes of bits in a sector; the other 8 are its check.
+pub(crate) const BITS_BYTES: usize = SECTOR_BYTES - 8;
+/// Bits in a sector.
+pub(crate) const SECTOR_BITS: u64 = BITS_BYTES as u64 * 8;
+
+/// The bits of one sector.
+pub(crate) type SectorBits = [u8; BITS_BYTES];
+
+/// A sparse bitmap.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SparseBits {
+    sectors: BTreeMap<u64, Box<SectorBits>>,
+    count: u64,
+}
+
+impl SparseBits {
+    /// Bits that are set.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Whether all bits of a range are set.
+    pub(crate) fn contains(&self, bits: Range<u64>) -> bool {
+        pieces(bits).all(|(sector, inside)| {
+            self.sectors.get(&sector).is_some_and(|s| {
+                bytes_of(&inside).all(|byte| s[byte] & mask(byte, &inside) == mask(byte, &inside))
+            })
+        })
+    }
+
+    /// Sets a range; `touched` learns the sectors that changed.
+    pub(crate) fn set(&mut self, bits: Range<u64>, mut touched: impl FnMut(u64)) {
+        for (sector, inside) in pieces(bits) {
+            let content = self.sectors.entry(sector).or_insert_with(|| Box::new([0; BITS_BYTES]));
+            let before = self.count;
+            for byte in bytes_of(&inside) {
+                let fresh = mask(byte, &inside) & !content[byte];
+                content[byte] |= fresh;
+                self.count += u64::from(fresh.count_ones());
+            }
+            if self.count != before {
+                touched(sector);
+            }
+        }
+    }
+
+    /// Clears a range; `touched` learns the sectors that changed.
+    pub(crate) fn clear(&mut self, bits: Range<u64>, mut touched: impl FnMut(u64)) {
+        for (sector, inside) in pieces(bits) {
+            let Some(content) = self.sectors.get_mut(&sector) else { continue };
+            let before = self.count;
+            for byte in bytes_of(&inside) {
+                let gone = mask(byte, &inside) & content[byte];
+                content[byte] &= !gone;
+                self.count -= u64::from(gone.count_ones());
+            }
+            let empty = content.iter().all(|byte| *byte == 0);
+            if self.count != before {
+                touched(sector);
+            }
+            if empty {
+                self.sectors.remove(&sector);
+            }
+        }
+    }
+
+    /// The bits of one sector.
+    pub(crate) fn sector(&self, sector: u64) -> SectorBits {
+        self.sectors.get(&sector).map_or([0; BITS_BYTES], |content| **content)
+    }
+
+    /// Runs of set bits, ascending, as long as they can be.
+    pub(crate) fn runs(&self) -> Vec<Range<u64>> {
+        let mut runs: Vec<Range<u64>> = Vec::new();
+        for (sector, content) in &self.sectors {
+            for bit in set_bits(content).map(|bit| sector * SECTOR_BITS + bit) {
+                match runs.last_mut() {
+                    Some(last) if last.end == bit => last.end += 1,
+                    _ => runs.push(bit..bit + 1),
+                }
+            }
+        }
+        runs
+    }
+}
+
+fn set_bits(content: &SectorBits) -> impl Iterator<Item = u64> + '_ {
+    let bytes = content.iter().enumerate().filter(|(_, byte)| **byte != 0);
+    bytes.flat_map(|(n, byte)| {
+        (0..8).filter(move |bit| byte >> bit & 1 == 1).map(move |bit| n as u64 * 8 + bit)
+    })
+}
+
+/// The sectors of a range with the bits inside of each.
+fn pieces(bits: Range<u64>) -> impl Iterator<Item = (u64, Range<u64>)> {
+    let sectors =
+        if bits.is_empty() { 0..0 } else { bits.start / SECTOR_BITS..bits.end.div_ceil(SECTOR_BITS) };
+    sectors.map(move |sector| {
+        let start = sector * SECTOR_BITS;
+        (sector, bits.start.max(start) - start..bits.end.min(start + SECTOR_BITS) - start)
+    })
+}
+
+fn bytes_of(inside: &Range<u64>) -> Range<usize> {
+    inside.start as usize / 8..(inside.end as usize).div_ceil(8)
+}
+
+/// The bits of a byte that lie inside a range.
+fn mask(byte: usize, inside: &Range<u64>) -> u8 {
+    let start = byte as u64 * 8;
+    let low = inside.start.saturating_sub(start).min(8);
+    let high = inside.end.saturating_sub(start).min(8);
+    ((0xffu16 << low) & ((1u16 << high) - 1)) as u8
+}
+
+/// Seed of a sector's check: the right sector of the right map of the right disk, or it does not check.
+pub(crate) fn sector_seed(disk_id: &[u8; 16], map: u8, sector: u64) -> u64 {
+    let mut bytes = [0; 25];
+    bytes[..16].copy_from_slice(disk_id);
+    bytes[16..24].copy_from_slice(&sector.to_le_bytes());
+    bytes[24] = map;
+    xxh3_64(&bytes)
+}
+
+/// The 512 bytes of a sector.
+pub(crate) fn encode_sector(bits: &SectorBits, seed: u64) -> [u8; SECTOR_BYTES] {
+    let mut bytes = [0; SECTOR_BYTES];
+    bytes[..BITS_BYTES].copy_from_slice(bits);
+    bytes[BITS_BYTES..].copy_from_slice(&xxh3_64_with_seed(bits, seed).to_le_bytes());
+    bytes
+}
+
+/// The bits of a sector; `None` when it does not check.
+pub(crate) fn parse_sector(bytes: &[u8], seed: u64) -> Option<SectorBits> {
+    let bits: SectorBits = bytes.get(..BITS_BYTES)?.try_into().ok()?;
+    let check: [u8; 8] = bytes.get(BITS_BYTES..SECTOR_BYTES)?.try_into().ok()?;
+    (xxh3_64_with_seed(&bits, seed).to_le_bytes() == check).then_some(bits)
+}
+
+/// Bit positions set in a sector.
+pub(crate) fn bits_of_sector(sector: u64, content: &SectorBits) -> Vec<u64> {
+    set_bits(content).map(|bit| sector * SECTOR_BITS + bit).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        #[test]
+        fn a_sparse_bitmap_is_a_set_of_numbers(
+            steps in prop::collection::vec((any::<bool>(), 0u64..9000, 0u64..5000), 1..30)
+        ) {
+            let (mut bits, mut model) = (SparseBits::default(), BTreeSet::new());
+            for (set, start, length) in steps {
+                let range = start..start + length;
+                let mut touched = BTreeSet::new();
+                let before = model.clone();
+                if set {
+                    bits.set(range.clone(), |s| { touched.insert(s); });
+                    model.extend(range.clone());
+                } else {
+                    bits.clear(range.clone(), |s| { touched.insert(s); });
+                    model.retain(|bit| !range.contains(bit));
+                }
+                let changed: BTreeSet<u64> =
+                    before.symmetric_difference(&model).map(|bit| bit / SECTOR_BITS).collect();
+                prop_assert_eq!(&touched, &changed);
+                prop_assert_eq!(bits.contains(range.clone()), range.clone().all(|bit| model.contains(&bit)));
+            }
+            prop_assert_eq!(bits.count(), model.len() as u64);
+            let listed: Vec<u64> = bits.runs().into_iter().flatten().collect();
+            prop_assert_eq!(listed, model.into_iter().collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_sector_checks_only_in_its_own_place_and_with_every_bit_right() {
+        let mut bits = [0; BITS_BYTES];
+        bits[17] = 0x81;
+        let seed = sector_seed(&[7; 16], 1, 3);
+        let bytes = encode_sector(&bits, seed);
+        assert_eq!(parse_sector(&bytes, seed), Some(bits));
+        for wrong in [sector_seed(&[7; 16], 1, 4), sector_seed(&[7; 16], 2, 3), sector_seed(&[8; 16], 1, 3)] {
+            assert_eq!(parse_sector(&bytes, wrong), None);
+        }
+        for bit in 0..SECTOR_BYTES * 8 {
+            let mut flipped = bytes;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(parse_sector(&flipped, seed), None, "bit {bit}");
+        }
+        assert_eq!(parse_sector(&[0; SECTOR_BYTES], seed), None, "a sector that was never written");
+    }
+}

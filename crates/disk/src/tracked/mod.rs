@@ -1,0 +1,46 @@
+//! The tracked disk: every write is remembered before it is carried out.
+//!
+//! One order lock fixes the order of everything: **activate the regions, append to the log, write the disk,
+//! acknowledge**. So after the death of a process the log is ahead of the disk by at most the batch in flight, which is
+//! redone at the next open; after a power loss the durable log is redone and the active regions are compared.
+//!
+//! Trouble with a log or the tracking file never fails a write of the guest. The ranges of a log that cannot be
+//! written go to the changed map, the log is given up, and the map is the record until a resynchronization begins.
+//!
+//! | file | what |
+//! |---|---|
+//! | `order` | what the order lock guards; the write path |
+//! | `disk` | [`TrackedDisk`] as a block device; flush |
+//! | `cut` | rotation of the logs of several disks at one instant; sealing outside of the lock |
+//! | `queue` | sealed logs that wait to be released; coalescing |
+//! | `resync` | folding logs into the map, candidates, the end of a resynchronization |
+//! | `open`, `scan` | recovery; close |
+//! | `file`, `header`, `bits`, `regions` | the tracking file |
+//!
+//! Locks, in this order: housekeeping (one slow operation at a time), order (never held over a sync, but for the
+//! activation of regions and for making room among them), queue.
+
+mod bits;
+mod cut;
+mod disk;
+pub mod faults;
+mod file;
+mod files;
+mod header;
+mod open;
+mod options;
+mod order;
+mod queue;
+mod redo;
+mod regions;
+mod resync;
+mod scan;
+mod state;
+
+pub use cut::cut;
+pub use disk::TrackedDisk;
+pub use file::CHUNK_BYTES;
+pub use files::{FsTrackFiles, LogFault, TrackFiles};
+pub use options::{FlushMode, TrackOptions};
+pub use regions::{ACTIVE_REGIONS_MAX, REGION_BYTES};
+pub use state::{Mode, Opened, QueuedLog, Recovery, ResyncReason, TrackedStatus};

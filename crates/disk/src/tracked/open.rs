@@ -1,0 +1,496 @@
+//! Opening a tracked disk, whatever it was left like, and closing it.
+//!
+//! | left like | what is done |
+//! |---|---|
+//! | never tracked | a tracking file and a first log are made |
+//! | closed, disk unchanged | the open log goes on |
+//! | closed, disk changed since | as above, and the whole disk is unknown (DISK_MODIFIED_OFFLINE) |
+//! | process died | logs swapped out are sealed, the tail of the open log is redone onto the disk, it goes on |
+//! | power lost (other boot id) | all logs not known to be on the disk are redone, active regions become changed |
+//! | log damaged, log missing, tracking file damaged | the good beginning of the chain stays, the rest is set aside as `*.damaged`; the map takes over, whole disk unknown |
+//!
+//! Before the first write the header durably says "not closed" and names the boot.
+//!
+//! What cannot be told: writes by others to a disk that was **not** closed, and to a block device, which has no times.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use secondsite_hrl::{HrlError, LogId, Place as LogPlace, RecoverMode, index_path, recover};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::bits::SparseBits;
+use super::cut::new_log;
+use super::disk::TrackedDisk;
+use super::file::{Loaded, Tracking};
+use super::files::{Names, file_error};
+use super::header::{DiskStamp, Header};
+use super::options::TrackOptions;
+use super::order::{OpenLog, Order, SEQUENCE_BITS, reason_of};
+use super::queue::TEMPORARY;
+use super::redo::{first_in_flight, ranges_of_open, redo_open, redo_sealed};
+use super::scan::{Found, log_numbers, look, open_pair};
+use super::state::{Mode, Opened, QueuedLog, Recovery, ResyncReason};
+use crate::device::BlockDevice;
+use crate::error::{DiskError, Place, Result};
+
+impl TrackedDisk {
+    /// Opens a disk for tracking and recovers what a crash left.
+    ///
+    /// # Errors
+    /// DISK_IN_USE when another process tracks it; DISK_SIZE_DIFFERS when it was tracked with another size;
+    /// OPTION_OUT_OF_RANGE when the tracking file is of another disk; LOG_VERSION_UNSUPPORTED; LOG_WRITE_FAILED when
+    /// the tracking file cannot be written; errors of the disk while logs are redone.
+    pub fn open(device: Arc<dyn BlockDevice>, options: TrackOptions) -> Result<(Arc<Self>, Opened)> {
+        let names = Names::new(&options.tracking_directory, device.path());
+        let path = names.tracking();
+        let lock = options.files.lock(&path).map_err(|e| file_error(&path, "lock", e))?;
+        let lock =
+            lock.ok_or_else(|| DiskError::Busy(Place::whole(device.path()), "it is tracked already".into()))?;
+        finish_coalescing(&options, &names)?;
+        let mut opening = Opening::start(&*device, &options, &names)?;
+        if opening.recovery != Recovery::Created {
+            opening.recover_logs()?;
+        }
+        opening.settle()?;
+        let Opening { tracking, recovery, redone_bytes, queue, open, given_up, covered, .. } = opening;
+        let mut order = Order::new(tracking, open);
+        order.given_up = given_up;
+        order.written = covered.clone();
+        order.in_log = covered;
+        let disk = Self::assemble(device.clone(), options, names, order, queue, lock);
+        disk.check_tracking()?;
+        disk.sweep()?;
+        disk.prepare_or_wait();
+        Ok((disk, Opened { recovery, redone_bytes }))
+    }
+
+    /// Closes the disk: everything durable, the clean-close stamp last. The open log stays open in its file.
+    ///
+    /// # Errors
+    /// DISK_SYNC_FAILED, LOG_WRITE_FAILED: the next open then recovers as after the death of the process.
+    pub fn close(&self) -> Result<()> {
+        let _slow = self.housekeeping.lock();
+        if self.is_closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.seal_swapped();
+        self.flush()?;
+        self.device.flush()?;
+        let next = self.order.lock().settle_for_close();
+        if let Some(next) = next {
+            self.remove_log(&next.path)?;
+        }
+        self.sweep()?;
+        self.options.step("closing");
+        let mut order = self.order.lock();
+        let next_sequence = order.next_sequence();
+        order.tracking.sync();
+        let header = &mut order.tracking.header;
+        header.floor_sequence = header.floor_sequence.max(next_sequence);
+        header.stamp = stamp_of(self.device.path());
+        header.is_clean = true;
+        order.tracking.write_header();
+        order.tracking.sync();
+        drop(order);
+        self.check_tracking()
+    }
+}
+
+impl Order {
+    /// Makes the log whole and durable, index included, so that no region need stay active.
+    fn settle_for_close(&mut self) -> Option<OpenLog> {
+        let settled = self.log.as_mut().map_or(Ok(()), |log| {
+            log.writer.checkpoint()?;
+            log.writer.sync()?;
+            log.writer.sync_index()
+        });
+        if let Err(e) = settled {
+            self.give_up_log(reason_of(&e));
+        }
+        self.tracking.sync();
+        let epoch = self.tracking.active.end_epoch();
+        self.tracking.clean(epoch);
+        self.next.take()
+    }
+}
+
+struct Opening<'o> {
+    device: &'o dyn BlockDevice,
+    options: &'o TrackOptions,
+    names: &'o Names,
+    numbers: Vec<u64>,
+    tracking: Tracking,
+    recovery: Recovery,
+    redone_bytes: u64,
+    queue: Vec<QueuedLog>,
+    open: Option<OpenLog>,
+    given_up: Vec<u64>,
+    /// Chunks of the open log.
+    covered: SparseBits,
+}
+
+impl<'o> Opening<'o> {
+    fn start(device: &'o dyn BlockDevice, options: &'o TrackOptions, names: &'o Names) -> Result<Self> {
+        let numbers = log_numbers(options, names)?;
+        let path = names.tracking();
+        let fail = |e| file_error(&path, "open", e);
+        let file = options.files.open(&path).map_err(fail)?;
+        let is_new = file.size_bytes().map_err(fail)? == 0;
+        let loaded = if is_new { Loaded::Damaged } else { Tracking::load(file.clone()).map_err(fail)? };
+        let (tracking, recovery) = match loaded {
+            Loaded::Newer => {
+                let reason = "written by a later version of this program".to_owned();
+                let place = LogPlace { path, offset: 8, reason };
+                return Err(DiskError::Log(HrlError::VersionUnsupported(place)));
+            }
+            Loaded::Whole(tracking) => {
+                check_disk(device, options, &tracking.header)?;
+                let recovery = recovery_of(&tracking.header, options);
+                (tracking, recovery)
+            }
+            Loaded::Damaged => {
+                let next_number = numbers.last().map_or(1, |last| last + 1);
+                let header = fresh_header(device, options, next_number);
+                let tracking = Tracking::create(file, header).map_err(fail)?;
+                let is_fresh = is_new && numbers.is_empty();
+                (tracking, if is_fresh { Recovery::Created } else { Recovery::ProcessDeath })
+            }
+        };
+        let (given_up, queue, covered) = (Vec::new(), Vec::new(), SparseBits::default());
+        let mut opening = Self {
+            device,
+            options,
+            names,
+            numbers,
+            tracking,
+            recovery,
+            redone_bytes: 0,
+            queue,
+            open: None,
+            given_up,
+            covered,
+        };
+        opening.tracking.sync();
+        if opening.recovery == Recovery::ProcessDeath && opening.tracking.header.generation == 0 {
+            // What the tracking file knew is lost, so no log can be trusted to be all there is.
+            opening.set_aside_from(0, ResyncReason::LogDamaged)?;
+        }
+        Ok(opening)
+    }
+
+    fn recover_logs(&mut self) -> Result<()> {
+        let header = &self.tracking.header;
+        if self.recovery == Recovery::Clean && header.stamp != stamp_of(self.device.path()) {
+            self.tracking.change_all();
+            self.owe(ResyncReason::DiskModifiedOffline);
+        }
+        let (mut sealed, mut open) = (Vec::new(), Vec::new());
+        for number in self.numbers.clone() {
+            let path = self.names.log(number);
+            let is_leftover = number < self.tracking.header.first_number;
+            match look(self.options, &path) {
+                Found::Foreign => {}
+                Found::Unused => self.given_up.push(number),
+                Found::Sealed(log, reader) => {
+                    if self.recovery == Recovery::PowerLoss {
+                        let floor = self.tracking.header.floor_sequence;
+                        self.redone_bytes += redo_sealed(self.device, &reader, floor)?;
+                    }
+                    if is_leftover { self.given_up.push(number) } else { sealed.push((number, log)) }
+                }
+                Found::Open => match self.recover_open(number, &path, is_leftover) {
+                    Ok(log) => open.extend(log),
+                    Err(DiskError::Log(e)) if !is_leftover => {
+                        self.set_aside_from(number, reason_of(&e))?;
+                        break;
+                    }
+                    Err(DiskError::Log(_)) => self.given_up.push(number),
+                    Err(e) => return Err(e),
+                },
+                Found::Damaged(_) if is_leftover => self.given_up.push(number),
+                Found::Damaged(e) => {
+                    self.set_aside_from(number, reason_of(&e))?;
+                    break;
+                }
+            }
+        }
+        self.choose_open(sealed, open)
+    }
+
+    /// Recovers a log that was not sealed. `None` when it is of no more use: its ranges are in the map.
+    fn recover_open(&mut self, number: u64, path: &Path, is_leftover: bool) -> Result<Option<OpenLog>> {
+        let mode = match self.recovery {
+            Recovery::PowerLoss => RecoverMode::PowerLoss,
+            _ => RecoverMode::ProcessDeath,
+        };
+        let (log, index) = open_pair(self.options, path)?;
+        let recovered = recover(log, index, mode)?;
+        let (writer, floor) = (recovered.writer, self.tracking.header.floor_sequence);
+        let redone = match self.recovery {
+            Recovery::PowerLoss => redo_open(self.device, &writer, 0, floor)?,
+            Recovery::ProcessDeath => {
+                let first = first_in_flight(&writer, recovered.entries_proven_by_blocks)?;
+                redo_open(self.device, &writer, first, floor)?
+            }
+            _ => Default::default(),
+        };
+        self.redone_bytes += redone.bytes;
+        for (offset, length_bytes) in redone.refused {
+            self.tracking.change(offset, length_bytes);
+            self.owe(ResyncReason::DiskWriteFailed);
+        }
+        if is_leftover || self.tracking.header.mode == Mode::Map {
+            self.tracking.change_bits(&ranges_of_open(&writer, self.tracking.chunk_count())?);
+            self.given_up.push(number);
+            return Ok(None);
+        }
+        Ok(Some(OpenLog { number, path: path.to_path_buf(), writer }))
+    }
+
+    /// Of the logs that are not sealed, the last one with entries is the open one; those before it were swapped out
+    /// by a cut, those behind it were prepared.
+    fn choose_open(&mut self, sealed: Vec<(u64, QueuedLog)>, open: Vec<OpenLog>) -> Result<()> {
+        let mut chain = self.drop_superseded(sealed);
+        let last_used = open.iter().rposition(|log| log.writer.entry_count() > 0).unwrap_or(0);
+        for (n, log) in open.into_iter().enumerate() {
+            if n > last_used {
+                self.given_up.push(log.number);
+            } else if self.tracking.header.mode == Mode::Map {
+                self.tracking.change_bits(&ranges_of_open(&log.writer, self.tracking.chunk_count())?);
+                self.given_up.push(log.number);
+            } else if n < last_used {
+                self.seal_left_over(log, &mut chain)?;
+            } else {
+                self.covered = ranges_of_open(&log.writer, self.tracking.chunk_count())?;
+                self.open = Some(log);
+            }
+        }
+        self.check_chain(chain)
+    }
+
+    fn seal_left_over(&mut self, log: OpenLog, chain: &mut Vec<(u64, QueuedLog)>) -> Result<()> {
+        let ranges = ranges_of_open(&log.writer, self.tracking.chunk_count())?;
+        let cut_time_ns = log.writer.last_time_ns();
+        match log.writer.seal(cut_time_ns) {
+            Ok(sealed) => chain.push((log.number, QueuedLog { path: log.path, sealed, cut_time_ns })),
+            Err(e) => {
+                self.tracking.change_bits(&ranges);
+                self.given_up.push(log.number);
+                self.leave_logging(reason_of(&e));
+            }
+        }
+        Ok(())
+    }
+
+    /// Logs whose coalesced successor is there: a crash came before they were deleted.
+    fn drop_superseded(&mut self, mut logs: Vec<(u64, QueuedLog)>) -> Vec<(u64, QueuedLog)> {
+        let mut at = 0;
+        while at < logs.len() {
+            let previous_id = logs[at].1.sealed.previous_id;
+            match logs[..at].iter().position(|(_, log)| log.sealed.previous_id == previous_id) {
+                Some(first) => {
+                    self.given_up.extend(logs.drain(first..at).map(|(number, _)| number));
+                    at = first + 1;
+                }
+                None => at += 1,
+            }
+        }
+        logs
+    }
+
+    fn check_chain(&mut self, chain: Vec<(u64, QueuedLog)>) -> Result<()> {
+        let mut before: Option<LogId> = None;
+        for (number, log) in chain {
+            if before.is_some_and(|before| before != log.sealed.previous_id) {
+                return self.set_aside_from(number, ResyncReason::ChainBroken);
+            }
+            before = Some(log.sealed.id);
+            self.queue.push(log);
+        }
+        let broken = match (&self.open, before) {
+            (Some(open), Some(before)) if open.writer.previous_id() != before => Some(open.number),
+            (None, _) if self.tracking.header.mode == Mode::Logging => Some(u64::MAX),
+            _ => None,
+        };
+        broken.map_or(Ok(()), |number| self.set_aside_from(number, ResyncReason::ChainBroken))
+    }
+
+    /// The chain cannot be trusted from a log on: it and its successors are kept under another name, for whoever wants
+    /// to look at them, and the whole disk is unknown.
+    fn set_aside_from(&mut self, number: u64, reason: ResyncReason) -> Result<()> {
+        self.open = None;
+        self.covered = SparseBits::default();
+        let given_up = &self.given_up;
+        let damaged = self.numbers.iter().filter(|n| **n >= number && !given_up.contains(n));
+        for path in damaged.map(|n| self.names.log(*n)) {
+            for path in [index_path(&path), path] {
+                let mut aside = path.clone().into_os_string();
+                aside.push(".damaged");
+                match self.options.files.rename(&path, Path::new(&aside)) {
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                    other => other.map_err(|e| file_error(&path, "set aside", e))?,
+                }
+            }
+        }
+        self.tracking.change_all();
+        self.leave_logging(reason);
+        Ok(())
+    }
+
+    fn leave_logging(&mut self, reason: ResyncReason) {
+        if let Some(log) = self.open.take() {
+            self.tracking.change_bits(&std::mem::take(&mut self.covered));
+            self.given_up.push(log.number);
+        }
+        self.tracking.header.mode = Mode::Map;
+        self.owe(reason);
+    }
+
+    fn owe(&mut self, reason: ResyncReason) {
+        let header = &mut self.tracking.header;
+        header.reason = Some(header.reason.unwrap_or(reason));
+    }
+
+    /// After recovery: what power loss leaves to compare, an open log, and a header that says "in use".
+    fn settle(&mut self) -> Result<()> {
+        if self.recovery == Recovery::PowerLoss {
+            if self.tracking.active.len() > 0 {
+                self.tracking.change_active();
+                self.owe(ResyncReason::PowerLoss);
+            }
+            self.device.flush()?;
+        }
+        let header = &mut self.tracking.header;
+        let newest = self.numbers.last().map_or(0, |last| last + 1);
+        header.next_number = header.next_number.max(newest);
+        header.is_clean = false;
+        header.boot = boot_hash(self.options);
+        if let Some(last) = self.queue.last() {
+            header.last_id = last.sealed.id;
+        }
+        if self.recovery == Recovery::PowerLoss {
+            header.floor_sequence = header.next_number << SEQUENCE_BITS;
+            if let Some(open) = &self.open {
+                header.floor_sequence = open.writer.next_sequence();
+            }
+        }
+        if header.mode == Mode::Logging && self.open.is_none() {
+            self.first_log();
+        }
+        self.tracking.write_header();
+        self.tracking.sync();
+        if self.recovery == Recovery::PowerLoss {
+            let epoch = self.tracking.active.end_epoch();
+            self.tracking.clean(epoch);
+        }
+        Ok(())
+    }
+
+    /// No space for a log is no reason to refuse the disk.
+    fn first_log(&mut self) {
+        let header = &mut self.tracking.header;
+        let (number, previous_id) = (header.next_number, header.last_id);
+        header.next_number += 1;
+        match new_log(self.options, self.names, number, previous_id) {
+            Ok(log) => self.open = Some(log),
+            Err(DiskError::Log(e)) => self.leave_logging(reason_of(&e)),
+            Err(_) => self.leave_logging(ResyncReason::LogWriteFailed),
+        }
+    }
+}
+
+fn fresh_header(device: &dyn BlockDevice, options: &TrackOptions, next_number: u64) -> Header {
+    Header {
+        generation: 0,
+        disk_id: options.disk_id,
+        disk_size_bytes: device.size_bytes(),
+        mode: Mode::Logging,
+        reason: None,
+        is_clean: false,
+        stamp: DiskStamp::default(),
+        boot: boot_hash(options),
+        next_number,
+        first_number: 0,
+        last_id: LogId::NONE,
+        floor_sequence: 0,
+    }
+}
+
+fn check_disk(device: &dyn BlockDevice, options: &TrackOptions, header: &Header) -> Result<()> {
+    let place = Place::whole(device.path());
+    if header.disk_id != options.disk_id {
+        return Err(DiskError::InvalidRequest(place, "it is tracked under another disk id".into()));
+    }
+    if header.disk_size_bytes != device.size_bytes() {
+        let (was, is) = (header.disk_size_bytes, device.size_bytes());
+        return Err(DiskError::SizeDiffers(place, format!("tracked with {was} bytes, it has {is} now")));
+    }
+    Ok(())
+}
+
+fn recovery_of(header: &Header, options: &TrackOptions) -> Recovery {
+    match header {
+        header if header.is_clean => Recovery::Clean,
+        header if header.boot == boot_hash(options) => Recovery::ProcessDeath,
+        _ => Recovery::PowerLoss,
+    }
+}
+
+fn boot_hash(options: &TrackOptions) -> u64 {
+    xxh3_64(options.boot_id.trim().as_bytes())
+}
+
+/// What a disk looks like now. A block device keeps no times; what is no file at all looks always the same.
+fn stamp_of(path: &Path) -> DiskStamp {
+    match fs::metadata(path) {
+        Ok(m) if m.file_type().is_file() => DiskStamp {
+            size_bytes: m.len(),
+            mtime_ns: nanoseconds(m.mtime(), m.mtime_nsec()),
+            ctime_ns: nanoseconds(m.ctime(), m.ctime_nsec()),
+            device: m.dev(),
+            inode: m.ino(),
+        },
+        Ok(m) if m.file_type().is_block_device() => DiskStamp { size_bytes: 1, ..DiskStamp::default() },
+        _ => DiskStamp::default(),
+    }
+}
+
+fn nanoseconds(seconds: i64, nanoseconds: i64) -> u64 {
+    (seconds.wrapping_mul(1_000_000_000)).wrapping_add(nanoseconds) as u64
+}
+
+/// A coalesced log that a crash left outside of its place: without its index it is half in place, so it goes on; with
+/// it, nothing has happened yet, and it is dropped.
+fn finish_coalescing(options: &TrackOptions, names: &Names) -> Result<()> {
+    let fail = |e| file_error(&names.folder, "finish coalescing", e);
+    let listed = options.files.names(&names.folder).map_err(fail)?;
+    let suffix = format!(".{TEMPORARY}");
+    for name in &listed {
+        let Some(stem) = name.strip_suffix(&suffix) else { continue };
+        let place = format!("{stem}.hrl");
+        if names.number_of(&place).is_none() {
+            continue;
+        }
+        let temporary = names.folder.join(name);
+        let index = index_path(&temporary);
+        if options.files.open(&index).is_ok() {
+            options.files.remove(&temporary).and_then(|()| options.files.remove(&index)).map_err(fail)?;
+        } else {
+            options.files.rename(&temporary, &names.folder.join(place)).map_err(fail)?;
+        }
+        options.files.sync_folder(&names.folder).map_err(fail)?;
+    }
+    // An index whose temporary log is gone: the removal above was cut short.
+    for name in listed.iter().filter(|name| name.ends_with(".coalesced.hrx")) {
+        let log = format!("{}.hrl", name.trim_end_matches(".hrx"));
+        let stem = log.trim_end_matches(&suffix).to_owned() + ".hrl";
+        if names.number_of(&stem).is_some() && !listed.contains(&log) {
+            options.files.remove(&names.folder.join(name)).map_err(fail)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! How a disk is tracked. Everything not deterministic is a parameter.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::files::{FsTrackFiles, LogFault, TrackFiles};
+
+/// What a FLUSH of the guest makes durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlushMode {
+    /// Log and disk: the raw image alone is the truth, even after a power loss.
+    Disk,
+    /// The log alone; the disk is redone from it when it is opened after a power loss.
+    Log,
+}
+
+/// How to open a tracked disk.
+#[derive(Clone)]
+pub struct TrackOptions {
+    /// Where logs and the tracking file lie; it must exist.
+    pub tracking_directory: PathBuf,
+    /// The disk.
+    pub disk_id: [u8; 16],
+    /// What a FLUSH makes durable.
+    pub flush_mode: FlushMode,
+    /// Boot id of the running system (`/proc/sys/kernel/random/boot_id`): another one than last time means that the
+    /// page cache is lost.
+    pub boot_id: String,
+    /// A log with so many entries is rotated without a cut; default 1 Mi.
+    pub entry_count_max: u64,
+    /// A log of so many bytes is rotated without a cut; default 4 GiB.
+    pub log_size_bytes_max: u64,
+    /// Unix nanoseconds.
+    pub clock: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// Fills a buffer with bytes that guests cannot guess.
+    pub random: Arc<dyn Fn(&mut [u8]) + Send + Sync>,
+    /// Fails operations on logs, for tests.
+    pub log_fault: Option<LogFault>,
+    /// Learns each step by name, for tests that stop there.
+    pub steps: Option<Arc<dyn Fn(&str) + Send + Sync>>,
+    /// The folder of logs and tracking file.
+    pub files: Arc<dyn TrackFiles>,
+}
+
+impl TrackOptions {
+    /// Options with the defaults named at each field.
+    pub fn new(
+        tracking_directory: PathBuf,
+        disk_id: [u8; 16],
+        boot_id: String,
+        clock: Arc<dyn Fn() -> u64 + Send + Sync>,
+        random: Arc<dyn Fn(&mut [u8]) + Send + Sync>,
+    ) -> Self {
+        Self {
+            tracking_directory,
+            disk_id,
+            flush_mode: FlushMode::Disk,
+            boot_id,
+            entry_count_max: 1 << 20,
+            log_size_bytes_max: 4 << 30,
+            clock,
+            random,
+            log_fault: None,
+            steps: None,
+            files: Arc::new(FsTrackFiles),
+        }
+    }
+
+    pub(crate) fn now(&self) -> u64 {
+        (self.clock)()
+    }
+
+    pub(crate) fn step(&self, name: &str) {
+        if let Some(steps) = &self.steps {
+            steps(name);
+        }
+    }
+}
