@@ -9,23 +9,66 @@
  */
 export declare const __napiBindingTarget: 'native' | 'wasm32-wasi' | 'wasm32-wasip1'
 
+/** Drops a live disk as the death of the process would. */
+export declare function abandonTracked(handle: number): void
+
+/** Writes the entries of logs to an image, in order, and syncs it. */
+export declare function applyLogs(image: string, logs: Array<string>, isVerified: boolean): NativeApplyReport
+
+/** Begins a resynchronization at an exact cut. */
+export declare function beginTrackedResync(handle: number): void
+
+/** Builds a sealed log of the present content of `ranges` of a live disk. */
+export declare function buildTrackedBatch(handle: number, ranges: Array<number>, path: string, dataBytesMax: number): NativeBatch
+
+/** Closes a live disk in order; its number is not used again. */
+export declare function closeTracked(handle: number): void
+
+/** Makes one log of consecutive ones; false when that saves too little. */
+export declare function coalesceTrackedLogs(handle: number, ids: Array<string>): boolean
+
 /** Creates a sparse image that must not exist yet. */
 export declare function createImage(path: string, sizeBytes: number): void
+
+/** Rotates the logs of all disks as one cut; they are sealed and durable when this returns. */
+export declare function cutTracked(handles: Array<number>): void
 
 /** 16 bytes a chunk of `ranges` (flat pairs offset, length) of an image; `digestBytes` is the length of the answer. */
 export declare function digestImage(path: string, ranges: Array<number>, chunkBytes: number, digest: string, seed: string, digestBytes: number): Uint8Array
 
+/** 16 bytes a chunk of `ranges` of a live disk. */
+export declare function digestTracked(handle: number, ranges: Array<number>, chunkBytes: number, digest: string, seed: string, digestBytes: number): Uint8Array
+
 /** Writes a sealed log as strict [MS-HRL], which a Hyper-V reader accepts: no seals, zeros spelled out. */
 export declare function exportStrictLog(input: string, output: string): NativeExport
 
+/** Ends a resynchronization: the candidates are equal. */
+export declare function finishTrackedResync(handle: number): void
+
 /** Makes all writes to a disk durable. */
 export declare function flushDisk(path: string): void
+
+/** Gives up all unreleased logs for the changed map. */
+export declare function foldTrackedLogs(handle: number, reason: string): void
 
 /** Says what a log is and everything that is wrong with it; damage is part of the answer, not an error. */
 export declare function inspectLog(path: string): NativeLogReport
 
 /** Whether two paths name one disk: by links, or a loop device over the same file. */
 export declare function isSameDisk(a: string, b: string): boolean
+
+/** Result of applying logs to an image. */
+export interface NativeApplyReport {
+  entryCount: number
+  writtenBytes: number
+  discardedBytes: number
+}
+
+/** A batch: the log, and where the next one goes on. */
+export interface NativeBatch {
+  log: NativeSealedLog
+  nextOffset: number
+}
 
 /** A disk as found at a path. */
 export interface NativeDiskInfo {
@@ -114,6 +157,45 @@ export interface NativeLogStatistics {
   diskEndOffset: number
 }
 
+/** A live disk as opened. */
+export interface NativeOpenedDisk {
+  handle: number
+  sizeBytes: number
+  sectorSizeBytes: number
+  /** `created`, `clean`, `process-death` or `power-loss`. */
+  recovery: string
+  redoneBytes: number
+}
+
+/** How to open a live disk. */
+export interface NativeOpenOptions {
+  path: string
+  trackingDirectory: string
+  /** GUID text. */
+  diskId: string
+  /** `disk` or `log`. */
+  flushMode: string
+}
+
+/** A sealed log: two files, `path` and its index. */
+export interface NativeSealedLog {
+  path: string
+  indexPath: string
+  /** UniqueId as GUID text. */
+  id: string
+  /** PreviousUniqueId as GUID text; zeros for the first. */
+  previousId: string
+  firstSequence: number
+  /** One past the sequence number of the last entry. */
+  nextSequence: number
+  entryCount: number
+  dataBytes: number
+  logSizeBytes: number
+  indexSizeBytes: number
+  /** Unix milliseconds of the cut that ended the log. */
+  cutTimeMs: number
+}
+
 /** How to compare and copy. */
 export interface NativeSyncOptions {
   chunkBytes: number
@@ -138,14 +220,63 @@ export interface NativeSyncReport {
   firstDifference: number
 }
 
+/** Counters of a live disk, one snapshot. */
+export interface NativeTrackedStatus {
+  /** `logging` or `map`. */
+  mode: string
+  /** Why a resynchronization is owed, if one is. */
+  resyncReason?: string
+  isWholeDiskUnknown: boolean
+  writeCount: number
+  writtenBytes: number
+  unreleasedLogBytes: number
+  unreleasedLogCount: number
+  changedBytes: number
+  activeRegionCount: number
+  lastHoldNs: number
+  maxHoldNs: number
+}
+
+/** Opens a disk and tracks it, recovering what a crash left. */
+export declare function openTracked(options: NativeOpenOptions): NativeOpenedDisk
+
 /** Says what is at a path, without changing it. */
 export declare function probeDisk(path: string): NativeDiskInfo
 
 /** Entries `first` to `first + countMax` of a sealed log. */
 export declare function readLogEntries(path: string, first: number, countMax: number): Array<NativeLogEntry>
 
+/** Deletes logs that the replica's image holds. */
+export declare function releaseTrackedLogs(handle: number, ids: Array<string>): void
+
+/** Remembers that a resynchronization is owed. */
+export declare function requireTrackedResync(handle: number, reason: string, isWholeDisk: boolean): void
+
 /** Compares a range of two disks by digests of chunks and copies what differs, unless `dryRun`. */
 export declare function syncRange(source: string, replica: string, from: number, lengthBytes: number, options: NativeSyncOptions): NativeSyncReport
+
+/** Candidates inside a window, as flat pairs. */
+export declare function trackedCandidates(handle: number, from: number, lengthBytes: number): Array<number>
+
+export declare function trackedDiscard(handle: number, at: number, lengthBytes: number): Promise<void>
+
+export declare function trackedFlush(handle: number): Promise<void>
+
+/** Sealed logs that were not released, in the order of their chain. */
+export declare function trackedLogs(handle: number): Array<NativeSealedLog>
+
+/** Fills `buffer` from `offset`. */
+export declare function trackedRead(handle: number, from: number, buffer: Uint8Array): Promise<void>
+
+export declare function trackedStatus(handle: number): NativeTrackedStatus
+
+/** Writes `data` at `offset`; it must not change before the promise settles. */
+export declare function trackedWrite(handle: number, at: number, data: Uint8Array): Promise<void>
+
+export declare function trackedWriteZeroes(handle: number, at: number, lengthBytes: number): Promise<void>
+
+/** What was written inside a window since the last cut, as flat pairs. */
+export declare function trackedWritten(handle: number, from: number, lengthBytes: number): Array<number>
 
 /** Checks a sealed log completely; throws the first damage found. `diskSizeBytes` 0 means unknown. */
 export declare function verifyLog(path: string, diskSizeBytes: number): NativeLogStatistics

@@ -773,16 +773,38 @@ if (
   }
 }
 
-const { createImage, digestImage, exportStrictLog, flushDisk, inspectLog, isSameDisk, probeDisk, readLogEntries, syncRange, verifyLog, verifyLogChain } = nativeBinding
+const { abandonTracked, applyLogs, beginTrackedResync, buildTrackedBatch, closeTracked, coalesceTrackedLogs, createImage, cutTracked, digestImage, digestTracked, exportStrictLog, finishTrackedResync, flushDisk, foldTrackedLogs, inspectLog, isSameDisk, openTracked, probeDisk, readLogEntries, releaseTrackedLogs, requireTrackedResync, syncRange, trackedCandidates, trackedDiscard, trackedFlush, trackedLogs, trackedRead, trackedStatus, trackedWrite, trackedWriteZeroes, trackedWritten, verifyLog, verifyLogChain } = nativeBinding
+export { abandonTracked }
+export { applyLogs }
+export { beginTrackedResync }
+export { buildTrackedBatch }
+export { closeTracked }
+export { coalesceTrackedLogs }
 export { createImage }
+export { cutTracked }
 export { digestImage }
+export { digestTracked }
 export { exportStrictLog }
+export { finishTrackedResync }
 export { flushDisk }
+export { foldTrackedLogs }
 export { inspectLog }
 export { isSameDisk }
+export { openTracked }
 export { probeDisk }
 export { readLogEntries }
+export { releaseTrackedLogs }
+export { requireTrackedResync }
 export { syncRange }
+export { trackedCandidates }
+export { trackedDiscard }
+export { trackedFlush }
+export { trackedLogs }
+export { trackedRead }
+export { trackedStatus }
+export { trackedWrite }
+export { trackedWriteZeroes }
+export { trackedWritten }
 export { verifyLog }
 export { verifyLogChain }
 export const __napiBindingTarget = __napiLoadedBindingTarget

@@ -1,5 +1,6 @@
-//! Errors cross the border as data: `code` is ours, the message is a JSON object with text, hint and details.
-//! `packages/engine/src/native` rebuilds them; nothing else reads that JSON.
+//! Errors cross the border as data: the message is a JSON object with code, text, hint and details. (A rejected task
+//! would lose a code that stands beside the message.) `packages/engine/src/native` rebuilds them; nothing else reads
+//! that JSON.
 
 use napi::Error;
 use secondsite_disk::DiskError;
@@ -25,7 +26,7 @@ pub type Result<T> = std::result::Result<T, Error<Code>>;
 
 /// An error with its place and hint.
 pub fn failure(code: &str, message: &str, hint: &str, details: Map<String, Value>) -> Error<Code> {
-    let body = json!({ "message": message, "hint": hint, "details": details });
+    let body = json!({ "code": code, "message": message, "hint": hint, "details": details });
     Error::new(Code(code.to_owned()), body.to_string())
 }
 
@@ -43,6 +44,11 @@ pub fn from_log(error: HrlError) -> Error<Code> {
     details.insert("offset".into(), place.offset.into());
     details.insert("reason".into(), place.reason.clone().into());
     failure(error.code(), &error.to_string(), error.hint(), details)
+}
+
+/// The same error for a task, which knows only the stock status.
+pub fn task_error(error: Error<Code>) -> Error {
+    Error::from_reason(error.reason.clone())
 }
 
 pub fn from_disk(error: DiskError) -> Error<Code> {

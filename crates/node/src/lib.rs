@@ -5,5 +5,7 @@
 
 mod disks;
 mod error;
+mod live;
 mod logs;
 mod number;
+mod sealed;

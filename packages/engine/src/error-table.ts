@@ -63,6 +63,76 @@ export const ERROR_TABLE = {
     'The operating system refused access to a file or folder.',
     'Give this user read and write permission on the path, or run as its owner.',
   ),
+  DIGEST_MISMATCH: final(
+    'failed',
+    'Source and replica differ after a resynchronization, or at a verify.',
+    'Run verify again; when it persists, resynchronize with restart, and check the memory and disks of both sides.',
+  ),
+  DISK_EMPTY: final(
+    'invalidParameter',
+    'The disk has no bytes.',
+    'Check the path; a disk must have its size before it is protected.',
+  ),
+  DISK_FULL: retried(
+    'failed',
+    'There is no space left on the disk or file system that is written to.',
+    'Free space there; the operation goes on by itself.',
+  ),
+  DISK_IN_USE: final(
+    'inUse',
+    'Somebody else has the disk open: a running virtual machine, or another process of Secondsite.',
+    'Stop what uses the disk, or let it use the disk through Secondsite.',
+  ),
+  DISK_NOT_A_DISK: final(
+    'incorrectType',
+    'The path is neither a regular file nor a block device.',
+    'Name a raw image file or a block device.',
+  ),
+  DISK_NOT_FOUND: final(
+    'fileNotFound',
+    'There is nothing at the path of the disk.',
+    'Check the path; when the disk was moved, disable and enable again.',
+  ),
+  DISK_OUT_OF_RANGE: final(
+    'invalidParameter',
+    'A range lies outside of the disk or is not aligned to its sectors.',
+    'Use offsets and lengths that are multiples of 512 inside the disk.',
+  ),
+  DISK_READ_FAILED: retried(
+    'failed',
+    'The operating system could not read from the disk.',
+    'Check the medium and the system log; a read that works later goes on by itself.',
+  ),
+  DISK_READ_ONLY: final(
+    'accessDenied',
+    'The disk was opened for reading only.',
+    'Give write access to the disk, or use another one.',
+  ),
+  DISK_SAME: final(
+    'invalidParameter',
+    'Two paths name the same disk.',
+    'Name two different disks; links and loop devices over one file count as one.',
+  ),
+  DISK_SIZE_DIFFERS: final(
+    'invalidParameter',
+    'A disk has another size than its replica, or than when it was protected.',
+    'Bring both to one size; a disk that was resized is disabled and enabled again.',
+  ),
+  DISK_SIZE_UNALIGNED: final(
+    'invalidParameter',
+    'The size of the disk is not a multiple of 512 bytes.',
+    'Extend the image to a multiple of 512 bytes (truncate -s %512).',
+  ),
+  DISK_SYNC_FAILED: final(
+    'failed',
+    'A sync of the disk failed; what was written before it may be lost.',
+    'Check the medium; then open the disk again, which compares what is uncertain.',
+  ),
+  DISK_WRITE_FAILED: retried(
+    'failed',
+    'The operating system could not write to the disk.',
+    'Check the medium and the system log; a write that works later goes on by itself.',
+  ),
   FENCED: final(
     'accessDenied',
     'Another primary with a higher fencing number has taken over this replica.',

@@ -1,1 +1,29 @@
-export {}
+/**
+ * @packageDocumentation
+ * Block replication as a library: {@link Engine} protects machines, a {@link ProtectedMachine} has the verbs.
+ */
+
+export type { Clock } from './clock.js'
+export { systemClock } from './clock.js'
+export type { DiskInput, EnableRequest, EngineOptions } from './engine.js'
+export { Engine } from './engine.js'
+export type { ErrorClass, ErrorCode, ErrorDetails, PlainError } from './errors.js'
+export { isSecondsiteError, SecondsiteError } from './errors.js'
+export type { Policy, PolicyInput } from './protection/policy.js'
+export type { Progress, ProgressListener, ProgressPhase } from './protection/progress.js'
+export type {
+  CycleReport,
+  DiskMeasurement,
+  JobOptions,
+  Measurement,
+  ProtectedMachine,
+  ResynchronizeOptions,
+} from './protection/protected-machine.js'
+export type { ResyncReport } from './protection/resynchronization.js'
+export type { DiskVerification, VerifyReport } from './protection/verification.js'
+export type { Random } from './random.js'
+export type { ByteRange } from './ranges.js'
+export type { ReplicationHealth, ReplicationState } from './states.js'
+export type { DiskRecovery, TrackedDisk } from './track/tracked-disk.js'
+export { formatBytes, formatDuration } from './units.js'
+export type { StepObserver } from './works.js'

@@ -46,7 +46,18 @@ export class ReplicaApplier {
 
   /** Throws held and unfinished shipments away, with their files; what is applied stays. */
   async discardOpen(): Promise<void> {
-    const cycles = await this.#store.openCycles()
+    await this.#discard(await this.#store.openCycles())
+  }
+
+  /** Throws away what arrived of shipments that the primary no longer sends: others than `cycleNumber`. */
+  async discardUnfinished(cycleNumber: number): Promise<void> {
+    const open = await this.#store.openCycles()
+    await this.#discard(
+      open.filter((cycle) => cycle.state === 'receiving' && cycle.cycleNumber !== cycleNumber),
+    )
+  }
+
+  async #discard(cycles: readonly Receipt[]): Promise<void> {
     const logs = await this.#logsOf(cycles)
     await this.#store.dropCycles(cycles.map((cycle) => cycle.cycleNumber))
     for (const log of logs) this.spool.remove({ log: log.path, index: log.indexPath })

@@ -11,8 +11,7 @@
  */
 
 import type { Channel } from '../transport/channel.js'
-import { message } from '../transport/messages.js'
-import { toPlainError } from '../errors.js'
+import { errorMessage } from '../transport/messages.js'
 import type { ReplicaStore } from '../store/replica-store.js'
 import { ReplicaApplier } from './replica-applier.js'
 import { ReplicaSession } from './replica-session.js'
@@ -52,7 +51,7 @@ export class ReplicaService {
     try {
       await session.run()
     } catch (error) {
-      await channel.send(message('error', { error: toPlainError(error) as never })).catch(() => {})
+      await channel.send(errorMessage(error)).catch(() => {})
     } finally {
       await session.settle()
       await channel.close().catch(() => {})

@@ -7,11 +7,17 @@
  */
 
 import { join } from 'node:path'
-import { SecondsiteError, toPlainError } from '../errors.js'
+import { SecondsiteError } from '../errors.js'
 import type { Receipt, ReplicaDisk } from '../store/replica-schema.js'
 import type { ReplicaStore } from '../store/replica-store.js'
 import type { Channel } from '../transport/channel.js'
-import { type AnyMessage, type HeaderOf, message, PROTOCOL_VERSION } from '../transport/messages.js'
+import {
+  type AnyMessage,
+  errorMessage,
+  type HeaderOf,
+  message,
+  PROTOCOL_VERSION,
+} from '../transport/messages.js'
 import { IncomingLog } from './incoming-log.js'
 import type { ReplicaApplier } from './replica-applier.js'
 import type { ReplicaWork } from './replica-work.js'
@@ -92,6 +98,8 @@ export class ReplicaSession {
     })
     await this.#store.claim({ relationshipId, machine, fencingNumber, disks })
     for (const disk of await this.#store.disks()) await this.#ensureImage(disk)
+    await this.#applier.applyReceived() // What an earlier conversation could not bring into the images.
+    await this.#applier.cleanApplied()
     this.#isOpen = true
     await this.#channel.send(
       message('welcome', { key: hello.key, protocolVersion: PROTOCOL_VERSION, ...(await this.#position()) }),
@@ -126,6 +134,7 @@ export class ReplicaSession {
 
   async #begin(begin: HeaderOf<'shipment-begin'>): Promise<void> {
     await this.#checkChain(begin)
+    await this.#applier.discardUnfinished(begin.key)
     const { key: cycleNumber, kind, cutTimeMs } = begin
     const logs = begin.logs.map((log) => {
       const { log: path, index: indexPath } = this.#applier.spool.paths(cycleNumber, log.logId)
@@ -243,7 +252,7 @@ export class ReplicaSession {
       if (applied) await this.#tellApplied(applied)
     } catch (error) {
       this.#applyFailure = error as Error
-      await this.#channel.send(message('error', { error: toPlainError(error) as never })).catch(() => {})
+      await this.#channel.send(errorMessage(error)).catch(() => {})
     }
   }
 

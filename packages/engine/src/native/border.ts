@@ -1,11 +1,11 @@
 /**
  * The one door to the addon: errors come out as {@link SecondsiteError}, nothing else changes.
  *
- * The addon throws an Error whose `code` is ours and whose message is a JSON object {message, hint, details}; see
- * crates/node/src/error.rs. A panic arrives with code GenericFailure and a plain message.
+ * The addon throws an Error whose message is a JSON object {code, message, hint, details}; see crates/node/src/error.rs.
+ * A panic arrives with code GenericFailure and a plain message.
  */
 
-import { fromPlainError } from '../errors.js'
+import { fromPlainError, type PlainError } from '../errors.js'
 
 interface NativeFailure {
   readonly code?: unknown
@@ -16,15 +16,16 @@ interface NativeFailure {
 export function fromNative(thrown: unknown): Error {
   const { code, message } = (thrown ?? {}) as NativeFailure
   if (typeof code !== 'string' || typeof message !== 'string') return thrown as Error
-  return fromPlainError({ code, ...parse(message) })
+  return fromPlainError({ code, details: {}, ...parse(message) })
 }
 
-function parse(text: string): { message: string; details: Record<string, never> } {
+/** The body of one of our errors; a text that is none stays the message. */
+function parse(text: string): Partial<PlainError> & { readonly message: string } {
   try {
-    const body = JSON.parse(text)
-    return { message: String(body.message), details: body.details ?? {} }
+    const { code, message, details } = JSON.parse(text) as PlainError
+    return { code, message, details }
   } catch {
-    return { message: text, details: {} }
+    return { message: text }
   }
 }
 

@@ -46,6 +46,8 @@ export type NativeResyncReason =
   | 'LOG_DAMAGED'
   | 'POWER_LOSS'
   | 'DISK_WRITE_FAILED'
+  | 'CHAIN_BROKEN'
+  | 'REPLICA_CHANGED'
   | 'ASKED_FOR'
 
 /** Counters of a tracked disk, one snapshot. */

@@ -6,6 +6,7 @@
  */
 
 import { decodeFrameTo, type EncodeFrameArgs, encodeFrameOf } from './frame-files.js'
+import { callNative } from './native-task.js'
 import { type TaskTable, Transferred } from './task.js'
 
 export const TASKS = {
@@ -16,6 +17,8 @@ export const TASKS = {
   },
   /** Decodes a frame and writes it to its place in the spool. */
   decodeFrame: decodeFrameTo,
+  /** A call of the native core. */
+  native: callNative,
 } as const satisfies TaskTable
 
 /** The type of the table, which is all that the engine's thread needs of it. */

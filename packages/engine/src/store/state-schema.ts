@@ -86,6 +86,8 @@ export interface CycleTable {
   kind: LogKind
   state: CycleState
   cutTimeMs: number
+  /** 1 when the chain of logs begins anew with this cycle. */
+  isRebase: Generated<number>
   sentBytes: Generated<number>
   receivedMs: number | null
   appliedMs: number | null
@@ -187,7 +189,7 @@ CREATE TABLE "logs" (
 CREATE INDEX "logsOfDisk" ON "logs" ("diskId", "cycleNumber", "firstSequence");
 CREATE TABLE "cycles" (
   ${machine}, ${wholeNumber('cycleNumber')}, ${oneOf('kind', LOG_KINDS)}, ${oneOf('state', CYCLE_STATES)},
-  ${wholeNumber('cutTimeMs')}, ${wholeNumber('sentBytes', 'NOT NULL DEFAULT 0')}, ${wholeNumber('receivedMs', '')},
+  ${wholeNumber('cutTimeMs')}, ${flag('isRebase')}, ${wholeNumber('sentBytes', 'NOT NULL DEFAULT 0')}, ${wholeNumber('receivedMs', '')},
   ${wholeNumber('appliedMs', '')}, PRIMARY KEY ("machineId", "cycleNumber")) STRICT;
 CREATE TABLE "resyncs" (
   "resyncId" TEXT PRIMARY KEY, ${machine}, "reason" TEXT NOT NULL, ${oneOf('state', RESYNC_STATES)}, "seed" TEXT NOT NULL,

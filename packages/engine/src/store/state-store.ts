@@ -44,6 +44,13 @@ export interface StateChange {
 /** Further writes of the same transaction. */
 export type InTransaction = (transaction: Transaction<StateSchema>) => Promise<void>
 
+/** Options of {@link StateStore.addCycle}. */
+export interface AddCycleOptions {
+  readonly also?: InTransaction | undefined
+  /** Numbers of the cycles whose place it takes. */
+  readonly replaces?: readonly number[]
+}
+
 /** What is on disk about machines, their disks, logs and cycles. */
 export class StateStore implements AsyncDisposable {
   readonly directory: string
@@ -176,22 +183,30 @@ export class StateStore implements AsyncDisposable {
       .execute()
   }
 
-  /** Records a cut: the cycle and its logs appear together, and the next cycle gets the next number. */
-  async addCycle(cycle: NewCycle, logs: readonly NewLog[]): Promise<void> {
+  /**
+   * Records a shipment: the cycle, its logs and `also` appear together, the cycles it replaces go, and the next one gets
+   * the next number.
+   */
+  async addCycle(cycle: NewCycle, logs: readonly NewLog[], options: AddCycleOptions = {}): Promise<void> {
+    const { machineId, cycleNumber } = cycle
     await this.atomically(async (transaction) => {
+      await removeCycles(transaction, machineId, options.replaces ?? [])
       await transaction.insertInto('cycles').values(cycle).execute()
       if (logs.length > 0)
         await transaction
           .insertInto('logs')
           .values([...logs])
           .execute()
-      await transaction
-        .updateTable('machines')
-        .set({ nextCycleNumber: cycle.cycleNumber + 1 })
-        .where('machineId', '=', cycle.machineId)
-        .where('nextCycleNumber', '<=', cycle.cycleNumber)
-        .execute()
+      const query = transaction.updateTable('machines').set({ nextCycleNumber: cycleNumber + 1 })
+      await query.where('machineId', '=', machineId).where('nextCycleNumber', '<=', cycleNumber).execute()
+      await options.also?.(transaction)
     })
+  }
+
+  /** Sending of a cycle begins: from here on it must not be changed, as the replica may have it. */
+  async markShipping(machineId: string, cycleNumber: number): Promise<void> {
+    const query = this.db.updateTable('cycles').set({ state: 'shipped' }).where('machineId', '=', machineId)
+    await query.where('cycleNumber', '=', cycleNumber).where('state', '=', 'cut').execute()
   }
 
   /** Cycles that the replica has not applied, oldest first. */
@@ -208,6 +223,11 @@ export class StateStore implements AsyncDisposable {
   /** All logs of a machine that the replica has not applied, oldest first. */
   queuedLogs(machineId: string): Promise<QueuedLog[]> {
     return this.#logs(machineId).where('logs.state', '!=', 'applied').execute()
+  }
+
+  /** Logs that the replica's images hold and whose files may still be there. */
+  appliedLogs(machineId: string): Promise<QueuedLog[]> {
+    return this.#logs(machineId).where('logs.state', '=', 'applied').execute()
   }
 
   /** Bytes of the logs per disk that the replica has not acknowledged: what the 50 % rule looks at. */
@@ -318,6 +338,19 @@ async function refuseTaken(
     message: `${taken.name} is protected already`,
     details: { machine: machine.name, reason: taken.name },
   })
+}
+
+async function removeCycles(
+  transaction: Transaction<StateSchema>,
+  machineId: string,
+  cycleNumbers: readonly number[],
+): Promise<void> {
+  if (cycleNumbers.length === 0) return
+  const own = transaction.selectFrom('disks').select('diskId').where('machineId', '=', machineId)
+  const logs = transaction.deleteFrom('logs').where('cycleNumber', 'in', [...cycleNumbers])
+  await logs.where('diskId', 'in', own).execute()
+  const cycles = transaction.deleteFrom('cycles').where('machineId', '=', machineId)
+  await cycles.where('cycleNumber', 'in', [...cycleNumbers]).execute()
 }
 
 async function setLogState(

@@ -50,19 +50,24 @@ export class Link {
     if (this.#ended) return Promise.reject(this.#ended)
     if (signal?.aborted) return Promise.reject(abortedError(signal.reason))
     return new Promise<Message<Type>>((resolve, reject) => {
-      const onAbort = (): void => reject(abortedError(signal?.reason))
-      signal?.addEventListener('abort', onAbort, { once: true })
+      const name = keyOf(type, key)
+      const onAbort = (): void => {
+        this.#forget(name, waiter)
+        reject(abortedError(signal?.reason))
+      }
       const done = (): void => signal?.removeEventListener('abort', onAbort)
-      this.#wait(keyOf(type, key), {
-        resolve: (message) => {
+      const waiter: Waiter = {
+        resolve: (received) => {
           done()
-          resolve(message as Message<Type>)
+          resolve(received as Message<Type>)
         },
         reject: (error) => {
           done()
           reject(error)
         },
-      })
+      }
+      signal?.addEventListener('abort', onAbort, { once: true })
+      this.#waiters.set(name, [...(this.#waiters.get(name) ?? []), waiter])
     })
   }
 
@@ -72,8 +77,9 @@ export class Link {
     await this.#reading
   }
 
-  #wait(name: string, waiter: Waiter): void {
-    this.#waiters.set(name, [...(this.#waiters.get(name) ?? []), waiter])
+  #forget(name: string, waiter: Waiter): void {
+    const others = (this.#waiters.get(name) ?? []).filter((one) => one !== waiter)
+    this.#waiters.set(name, others)
   }
 
   async #read(): Promise<void> {

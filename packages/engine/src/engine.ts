@@ -1,0 +1,332 @@
+/**
+ * The engine: the machines that one state directory protects, and everything they share.
+ *
+ * Opening it takes up every machine where the last process left it, by whatever that ended. Replicas in a folder are
+ * served in this process over the transport in memory; a network transport takes the same place.
+ */
+
+import { basename, resolve } from 'node:path'
+import { ReplicaService } from './apply/replica-service.js'
+import { type Clock, systemClock } from './clock.js'
+import { SecondsiteError } from './errors.js'
+import { native } from './native/index.js'
+import { WorkerPool } from './pool/pool.js'
+import type { MachineContext } from './protection/machine-context.js'
+import { type Policy, type PolicyInput, parsePolicy } from './protection/policy.js'
+import { ProtectedMachine } from './protection/protected-machine.js'
+import { withReplica } from './protection/replica-link.js'
+import { type Random, systemRandom } from './random.js'
+import { ReplicaStore } from './store/replica-store.js'
+import { ResyncStore } from './store/resync-store.js'
+import type { Disk, Machine } from './store/state-schema.js'
+import { StateStore } from './store/state-store.js'
+import { TrackedDisk } from './track/tracked-disk.js'
+import type { Transport } from './transport/channel.js'
+import { memoryTransport } from './transport/memory.js'
+import { MIB } from './units.js'
+import { primaryWork, replicaWork, type StepObserver } from './works.js'
+
+/** A disk to be protected: a path, or a path with a folder of its own for logs and tracking file. */
+export type DiskInput = string | { readonly path: string; readonly trackingDirectory?: string }
+
+/** What {@link Engine.enable} needs. */
+export interface EnableRequest {
+  /** Letters, digits, dot, dash and underscore, at most 64; unique in the state directory. */
+  readonly name: string
+  /** Raw image files or block devices, at least one; they are cut together. */
+  readonly disks: readonly DiskInput[]
+  /** Where the replica is kept: a folder of its own, created when it is missing. */
+  readonly replica: { readonly directory: string }
+  readonly policy?: PolicyInput
+}
+
+/** Options of {@link Engine.open}; all but the first are for tests and tuning. */
+export interface EngineOptions {
+  /** Folder of the engine's state, created when it is missing; one engine at a time. */
+  readonly stateDirectory: string
+  readonly clock?: Clock
+  readonly random?: Random
+  /** Worker threads, default the number of processors. */
+  readonly threadCountMax?: number
+  /** Bytes of a frame before encoding, 4096 to 16 MiB, default 4 MiB. */
+  readonly frameBytes?: number
+  /** Bytes of data of one batch of initial replication, default 64 MiB. */
+  readonly batchBytes?: number
+  /** Bytes of a disk that one step of a comparison walks, default 256 MiB. */
+  readonly windowBytes?: number
+  /** Puts a transport of its own around that to the replica, to cut or corrupt it. */
+  readonly wrapTransport?: (transport: Transport) => Transport
+  /** Called with the name of each step just before it; a test ends the process there. */
+  readonly step?: StepObserver
+}
+
+interface LocalReplica {
+  readonly store: ReplicaStore
+  readonly service: ReplicaService
+  readonly transport: Transport
+}
+
+const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/
+
+export class Engine implements AsyncDisposable {
+  readonly #options: EngineOptions
+  readonly #store: StateStore
+  readonly #pool: WorkerPool
+  readonly #clock: Clock
+  readonly #random: Random
+  readonly #machines = new Map<string, ProtectedMachine>()
+  readonly #replicas = new Map<string, LocalReplica>()
+
+  private constructor(options: EngineOptions, store: StateStore, pool: WorkerPool) {
+    this.#options = options
+    this.#store = store
+    this.#pool = pool
+    this.#clock = options.clock ?? systemClock
+    this.#random = options.random ?? systemRandom
+  }
+
+  /**
+   * Opens the engine of a state directory and takes up all its machines.
+   *
+   * @example
+   * await using engine = await Engine.open({ stateDirectory: './state' })
+   * @throws {STATE_IN_USE, STORE_VERSION_NEWER, STORE_CORRUPT, STATE_DISK_FULL}
+   * @throws {DISK_NOT_FOUND, DISK_IN_USE, DISK_SIZE_DIFFERS, STORE_IN_USE} and others of a disk or replica
+   */
+  static async open(options: EngineOptions): Promise<Engine> {
+    const store = StateStore.open(resolve(options.stateDirectory), options.clock ?? systemClock)
+    const pool = new WorkerPool(
+      options.threadCountMax === undefined ? {} : { threadCountMax: options.threadCountMax },
+    )
+    const engine = new Engine(options, store, pool)
+    try {
+      for (const row of await store.machines()) await engine.#take(row)
+      return engine
+    } catch (error) {
+      await engine.close()
+      throw error
+    }
+  }
+
+  /** The protected machines, by name. */
+  get machines(): readonly ProtectedMachine[] {
+    return [...this.#machines.values()].filter((machine) => !machine.isDisabled)
+  }
+
+  /** @throws {MACHINE_NOT_FOUND} */
+  machine(name: string): ProtectedMachine {
+    const machine = this.machines.find((one) => one.name === name)
+    if (machine) return machine
+    const known = this.machines.map((one) => one.name)
+    throw new SecondsiteError('MACHINE_NOT_FOUND', {
+      message: `no machine ${name}`,
+      details: { machine: name, known },
+    })
+  }
+
+  /**
+   * Protects a machine: checks its disks and the replica, then tracks every write from here on.
+   *
+   * Nothing is copied yet; {@link ProtectedMachine.startInitialReplication} does that.
+   * @throws {OPTION_OUT_OF_RANGE, MACHINE_EXISTS} of the request
+   * @throws {DISK_NOT_FOUND, DISK_NOT_A_DISK, DISK_EMPTY, DISK_SIZE_UNALIGNED, DISK_IN_USE, DISK_SAME} of a disk
+   * @throws {STORE_IN_USE, STORE_FOREIGN, REPLICA_DISK_FULL} of the replica; nothing of it has been changed
+   */
+  async enable(request: EnableRequest): Promise<ProtectedMachine> {
+    const policy = parsePolicy(request.policy)
+    const disks = await this.#checkDisks(request)
+    const machineId = this.#random.uuid()
+    const directory = resolve(request.replica.directory)
+    const row = this.#machineRow(machineId, request.name, policy, directory)
+    const rows = disks.map(({ path, trackingDirectory, sizeBytes }, position) => {
+      const diskId = this.#random.uuid()
+      return { diskId, machineId, position, name: basename(path), path, trackingDirectory, sizeBytes }
+    })
+    await this.#store.addMachine(row, rows, 'engine', 'asked for')
+    try {
+      return await this.#take(await this.#store.machine(machineId))
+    } catch (error) {
+      await this.#forget(machineId)
+      throw error
+    }
+  }
+
+  /** Closes machines, replicas, workers and the state directory, in this order; calling it again does nothing. */
+  async close(): Promise<void> {
+    for (const machine of this.#machines.values()) if (!machine.isDisabled) await machine.close()
+    await this.#closeRest()
+  }
+
+  /** Drops everything as the death of the process would; for tests. */
+  async abandon(): Promise<void> {
+    for (const machine of this.#machines.values()) await machine.abandon()
+    await this.#closeRest()
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close()
+  }
+
+  async #closeRest(): Promise<void> {
+    this.#machines.clear()
+    for (const replica of this.#replicas.values()) {
+      await replica.service.settled()
+      await replica.store.close()
+    }
+    this.#replicas.clear()
+    await this.#pool.close()
+    await this.#store.close()
+  }
+
+  async #checkDisks(
+    request: EnableRequest,
+  ): Promise<{ path: string; trackingDirectory: string; sizeBytes: number }[]> {
+    if (!NAME.test(request.name))
+      throw badRequest('name', request.name, 'letters, digits, dot, dash, underscore, at most 64')
+    if (request.disks.length === 0) throw badRequest('disks', '[]', 'at least one disk')
+    const disks = request.disks.map((input) => {
+      const { path, trackingDirectory } =
+        typeof input === 'string' ? { path: input, trackingDirectory: undefined } : input
+      const full = resolve(path)
+      return {
+        path: full,
+        trackingDirectory: resolve(trackingDirectory ?? resolve(full, '..')),
+        sizeBytes: native.probeDisk(full).sizeBytes,
+      }
+    })
+    for (const [index, disk] of disks.entries()) this.#refuseTwice(disks.slice(0, index), disk)
+    return disks
+  }
+
+  #refuseTwice(others: readonly { readonly path: string }[], disk: { readonly path: string }): void {
+    for (const other of others) {
+      if (native.isSameDisk(other.path, disk.path)) {
+        const message = `${other.path} and ${disk.path} are the same disk`
+        throw new SecondsiteError('DISK_SAME', { message, details: { path: disk.path, other: other.path } })
+      }
+      if (basename(other.path) === basename(disk.path))
+        throw badRequest('disks', basename(disk.path), 'file names that differ')
+    }
+  }
+
+  #machineRow(machineId: string, name: string, policy: Policy, directory: string) {
+    return {
+      machineId,
+      name,
+      relationshipId: this.#random.uuid(),
+      side: 'primary' as const,
+      mode: 'Primary' as const,
+      state: 'ReadyForInitialReplication' as const,
+      policyJson: JSON.stringify(policy),
+      replicaJson: JSON.stringify({ directory }),
+      createdMs: this.#clock.nowMs(),
+      resyncReason: null,
+      resyncStartMs: null,
+      errorJson: null,
+      retryAtMs: null,
+      lastReceivedMs: null,
+      lastAppliedMs: null,
+    }
+  }
+
+  /** Opens what a machine stands on, and the machine. */
+  async #take(row: Machine): Promise<ProtectedMachine> {
+    const policy = parsePolicy(JSON.parse(row.policyJson) as PolicyInput)
+    const replica = await this.#openReplica((JSON.parse(row.replicaJson) as { directory: string }).directory)
+    const disks = await this.#openDisks(await this.#store.disks(row.machineId), policy)
+    const context = this.#contextOf(row, policy, replica.transport, disks)
+    try {
+      await this.#claim(context, row)
+      const machine = await ProtectedMachine.take(context)
+      this.#machines.set(row.machineId, machine)
+      return machine
+    } catch (error) {
+      for (const disk of disks) await disk.close()
+      throw error
+    }
+  }
+
+  /** A new machine introduces itself, so that a replica that belongs to somebody else is refused before anything is done. */
+  async #claim(context: MachineContext, row: Machine): Promise<void> {
+    if (row.state !== 'ReadyForInitialReplication') return
+    await withReplica({ ...context, transport: this.#replicaOf(row).transport }, undefined, async () => {})
+  }
+
+  #replicaOf(row: Machine): LocalReplica {
+    const { directory } = JSON.parse(row.replicaJson) as { directory: string }
+    return this.#replicas.get(directory) as LocalReplica
+  }
+
+  async #openDisks(rows: readonly Disk[], policy: Policy): Promise<TrackedDisk[]> {
+    const disks: TrackedDisk[] = []
+    try {
+      for (const { path, diskId, trackingDirectory } of rows) {
+        const options = { path, diskId, trackingDirectory, flushMode: policy.flushMode }
+        disks.push(await TrackedDisk.open(options, this.#pool))
+      }
+      return disks
+    } catch (error) {
+      for (const disk of disks) await disk.close()
+      throw error
+    }
+  }
+
+  async #openReplica(directory: string): Promise<LocalReplica> {
+    const open = this.#replicas.get(directory)
+    if (open) return open
+    const store = ReplicaStore.open(directory, this.#clock)
+    const step = this.#options.step ?? (() => {})
+    const service = new ReplicaService(store, replicaWork(this.#pool, step))
+    const transport = memoryTransport((channel) => void service.serve(channel))
+    const replica = { store, service, transport }
+    this.#replicas.set(directory, replica)
+    return replica
+  }
+
+  #contextOf(
+    row: Machine,
+    policy: Policy,
+    transport: Transport,
+    disks: readonly TrackedDisk[],
+  ): MachineContext {
+    const { frameBytes = 4 * MIB, batchBytes = 64 * MIB, windowBytes = 256 * MIB } = this.#options
+    const step = this.#options.step ?? (() => {})
+    return {
+      machineId: row.machineId,
+      name: row.name,
+      disks,
+      policy,
+      store: this.#store,
+      resyncs: new ResyncStore(this.#store.db),
+      transport: this.#options.wrapTransport?.(transport) ?? transport,
+      work: primaryWork(this.#pool, policy.compression, step),
+      clock: this.#clock,
+      random: this.#random,
+      frameBytes,
+      batchBytes,
+      windowBytes,
+    }
+  }
+
+  /** Undoes the rows of a machine that could not be enabled. */
+  async #forget(machineId: string): Promise<void> {
+    const { state: from } = await this.#store.machine(machineId)
+    const change = {
+      machineId,
+      trigger: 'disable',
+      from,
+      to: 'Disabled' as const,
+      operator: 'engine',
+      reason: 'enable failed',
+    }
+    await this.#store.removeMachine(change)
+  }
+}
+
+function badRequest(path: string, value: string, range: string): SecondsiteError {
+  const message = `${path} is ${JSON.stringify(value)}, must be ${range}`
+  return new SecondsiteError('OPTION_OUT_OF_RANGE', {
+    message,
+    details: { problems: [{ path, value, range }] },
+  })
+}

@@ -1,0 +1,78 @@
+/**
+ * What the runners of one machine share: its disks, its rows, the way to its replica, and everything that is not
+ * deterministic, as parameters.
+ */
+
+import type { Clock } from '../clock.js'
+import type { DigestAlgorithm, NativeSealedLog } from '../native/types.js'
+import type { Random } from '../random.js'
+import type { ByteRange } from '../ranges.js'
+import type { EncodeFrame } from '../ship/shipper.js'
+import type { ResyncStore } from '../store/resync-store.js'
+import type { StateStore } from '../store/state-store.js'
+import type { TrackedDisk } from '../track/tracked-disk.js'
+import type { Transport } from '../transport/channel.js'
+import type { Policy } from './policy.js'
+
+/** A batch built from ranges of a live disk. */
+export interface Batch {
+  readonly log: NativeSealedLog
+  /** Where the next batch goes on; the end of the last range when all of them are in. */
+  readonly nextOffset: number
+}
+
+export interface BatchRequest {
+  readonly disk: TrackedDisk
+  readonly ranges: readonly ByteRange[]
+  /** Path of the log to be written. */
+  readonly path: string
+  /** Bytes of data after which the batch ends. */
+  readonly dataBytesMax: number
+}
+
+export interface SourceDigestRequest {
+  readonly disk: TrackedDisk
+  readonly ranges: readonly ByteRange[]
+  readonly chunkBytes: number
+  readonly algorithm: DigestAlgorithm
+  /** 16 hex digits. */
+  readonly seed: string
+}
+
+/** What the primary side has done by workers and the core. */
+export interface PrimaryWork {
+  readonly encode: EncodeFrame
+  /** Rotates the logs of all disks as one cut; resolves when they are sealed and durable. */
+  cut(disks: readonly TrackedDisk[]): Promise<void>
+  buildBatch(request: BatchRequest): Promise<Batch>
+  /** 16 bytes a chunk. */
+  digests(request: SourceDigestRequest): Promise<Uint8Array>
+  /** Called with the name of a step just before it; a test kills the process there. */
+  step(name: string): Promise<void> | void
+}
+
+export interface MachineContext {
+  readonly machineId: string
+  readonly name: string
+  readonly disks: readonly TrackedDisk[]
+  readonly policy: Policy
+  readonly store: StateStore
+  readonly resyncs: ResyncStore
+  readonly transport: Transport
+  readonly work: PrimaryWork
+  readonly clock: Clock
+  readonly random: Random
+  /** Bytes of a frame before encoding. */
+  readonly frameBytes: number
+  /** Bytes of data of one batch. */
+  readonly batchBytes: number
+  /** Bytes of a disk that one step of a resynchronization walks. */
+  readonly windowBytes: number
+}
+
+/** The disk with this id. @throws TypeError when the machine has none: the store checks that it has */
+export function diskOf(context: MachineContext, diskId: string): TrackedDisk {
+  const disk = context.disks.find((one) => one.diskId === diskId)
+  if (disk === undefined) throw new TypeError(`machine ${context.name} has no disk ${diskId}`)
+  return disk
+}

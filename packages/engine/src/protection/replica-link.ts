@@ -1,0 +1,51 @@
+/**
+ * A conversation with the replica: connect, introduce the machine, hear how far the replica is.
+ */
+
+import type { HeaderOf } from '../transport/messages.js'
+import { message, PROTOCOL_VERSION } from '../transport/messages.js'
+import { Link } from '../transport/link.js'
+import type { MachineContext } from './machine-context.js'
+
+export type Welcome = HeaderOf<'welcome'>
+
+/** An open conversation. */
+export interface Conversation {
+  readonly link: Link
+  readonly welcome: Welcome
+  /** A number for the next question, unique in this conversation. */
+  nextKey(): number
+}
+
+/**
+ * Runs `action` over a new link and closes it afterwards, whatever happens.
+ *
+ * @throws {TRANSPORT_FAILED, TRANSPORT_LOST, FENCED, STORE_FOREIGN, ABORTED} and what `action` throws
+ */
+export async function withReplica<Result>(
+  context: MachineContext,
+  signal: AbortSignal | undefined,
+  action: (conversation: Conversation) => Promise<Result>,
+): Promise<Result> {
+  const link = new Link(await context.transport.connect(signal))
+  try {
+    const welcome = await greet(context, link, signal)
+    let key = 1
+    const nextKey = (): number => (key += 1)
+    return await action({ link, welcome, nextKey })
+  } finally {
+    await link.close()
+  }
+}
+
+async function greet(context: MachineContext, link: Link, signal?: AbortSignal): Promise<Welcome> {
+  const { relationshipId, fencingNumber } = await context.store.machine(context.machineId)
+  const disks = context.disks.map(({ diskId, name, sizeBytes, sectorSizeBytes }) => {
+    return { diskId, name, sizeBytes, sectorSizeBytes }
+  })
+  const welcome = link.reply('welcome', 1, signal)
+  welcome.catch(() => {}) // Awaited below; until then a failed send is the one to tell.
+  const hello = { key: 1, protocolVersion: PROTOCOL_VERSION, relationshipId, fencingNumber, disks }
+  await link.send(message('hello', { ...hello, machine: context.name }), signal)
+  return (await welcome).header
+}

@@ -1,0 +1,264 @@
+/**
+ * The queue of shipments of a machine: recorded before they travel, shipped in their order, forgotten when applied.
+ *
+ * A shipment is recorded together with what it stands for (a cut, a batch and how far it brings a pass), so a crash
+ * leaves either nothing or a shipment that the next call sends. Logs are released by the tracked disk only when the
+ * replica's images hold them.
+ */
+
+import { unlinkSync } from 'node:fs'
+import type { NativeSealedLog } from '../native/types.js'
+import { type Shipment, ship } from '../ship/index.js'
+import type { Cycle, LogKind, QueuedLog } from '../store/state-schema.js'
+import { dropQueue } from '../store/resync-store.js'
+import type { InTransaction } from '../store/state-store.js'
+import { throwIfAborted } from '../errors.js'
+import { diskOf, type MachineContext } from './machine-context.js'
+import type { ProgressMeter } from './progress.js'
+import type { Conversation } from './replica-link.js'
+
+/** A log to be queued. */
+export interface QueueEntry {
+  readonly diskId: string
+  readonly log: NativeSealedLog
+}
+
+/** What one call of {@link shipQueue} did. */
+export interface ShipTotals {
+  /** Unix milliseconds of the newest cut that the images hold; 0 when nothing was shipped. */
+  cutTimeMs: number
+  shipmentCount: number
+  rawBytes: number
+  sentBytes: number
+}
+
+/** Options of a shipment to be recorded. */
+export interface QueueOptions {
+  /** The chain of logs begins anew with it. */
+  readonly isRebase?: boolean
+  /** Further writes of the same transaction. */
+  readonly also?: InTransaction
+  /** Shipments that this one takes the place of. */
+  readonly replaces?: readonly number[]
+}
+
+/** Records a shipment. @returns its number */
+export async function queueShipment(
+  context: MachineContext,
+  kind: LogKind,
+  entries: readonly QueueEntry[],
+  options: QueueOptions = {},
+): Promise<number> {
+  const { machineId, store, clock } = context
+  const { nextCycleNumber: cycleNumber } = await store.machine(machineId)
+  const cutTimeMs = Math.max(0, ...entries.map(({ log }) => log.cutTimeMs)) || clock.nowMs()
+  const logs = entries.map((entry) => ({ ...rowOf(entry), cycleNumber, kind, state: 'sealed' as const }))
+  const isRebase = options.isRebase ? 1 : 0
+  const times = { cutTimeMs, receivedMs: null, appliedMs: null }
+  const cycle = { machineId, cycleNumber, kind, state: 'cut' as const, isRebase, ...times }
+  await store.addCycle(cycle, logs, { also: options.also, replaces: options.replaces ?? [] })
+  return cycleNumber
+}
+
+function rowOf({ diskId, log }: QueueEntry) {
+  const { id: logId, previousId: previousLogId, path, indexPath, firstSequence, nextSequence } = log
+  const { logSizeBytes, indexSizeBytes, entryCount, dataBytes, cutTimeMs } = log
+  const place = { logId, diskId, previousLogId, path, indexPath, firstSequence, nextSequence }
+  return { ...place, logSizeBytes, indexSizeBytes, entryCount, dataBytes, cutTimeMs }
+}
+
+/** Rotates the logs of all disks together and records what has to be shipped. @returns the number of the shipment */
+export async function queueCut(context: MachineContext, options: QueueOptions = {}): Promise<number> {
+  await context.work.step('cycle.before-cut')
+  await context.work.cut(context.disks)
+  await context.work.step('cycle.after-cut')
+  if (context.policy.coalesce.enabled) await coalesceFresh(context)
+  await context.work.step('cycle.before-queueing')
+  return queueShipment(context, 'delta', await unqueuedLogs(context), options)
+}
+
+/** Of overlapping writes of one cycle only the last bytes travel, where that saves enough. */
+async function coalesceFresh(context: MachineContext): Promise<void> {
+  const fresh = await unqueuedLogs(context)
+  for (const disk of context.disks) {
+    const ids = fresh.filter((entry) => entry.diskId === disk.diskId).map((entry) => entry.log.id)
+    if (ids.length > 0) await disk.coalesceLogs(ids)
+  }
+}
+
+/** Sealed logs that stand in no shipment yet. */
+async function unqueuedLogs(context: MachineContext): Promise<QueueEntry[]> {
+  const queued = new Set((await context.store.queuedLogs(context.machineId)).map((log) => log.logId))
+  return context.disks.flatMap((disk) => {
+    const fresh = disk.unreleasedLogs().filter((log) => !queued.has(log.id))
+    return fresh.map((log) => ({ diskId: disk.diskId, log }))
+  })
+}
+
+/** Shipments whose sending has not begun; only they may be changed. */
+export async function untouchedCycles(context: MachineContext): Promise<Cycle[]> {
+  const open = await context.store.openCycles(context.machineId)
+  return open.filter((cycle) => cycle.kind === 'delta' && cycle.state === 'cut')
+}
+
+/** Records one shipment in place of `cycles`, with the logs that are there now. */
+export async function requeue(context: MachineContext, cycles: readonly Cycle[]): Promise<void> {
+  const numbers = cycles.map((cycle) => cycle.cycleNumber)
+  const others = (await context.store.queuedLogs(context.machineId)).filter(
+    (log) => !numbers.includes(log.cycleNumber),
+  )
+  const queued = new Set(others.map((log) => log.logId))
+  const entries = context.disks.flatMap((disk) => {
+    const logs = disk.unreleasedLogs().filter((log) => !queued.has(log.id))
+    return logs.map((log) => ({ diskId: disk.diskId, log }))
+  })
+  const isRebase = cycles.some((cycle) => cycle.isRebase === 1)
+  await queueShipment(context, 'delta', entries, { isRebase, replaces: numbers })
+}
+
+/** Forgets the queue: its logs are folded into the changed map. */
+export async function dropQueuedLogs(context: MachineContext): Promise<void> {
+  await context.store.atomically((transaction) => dropQueue(transaction, context.machineId))
+}
+
+/**
+ * Brings queue and disks together after a crash: a shipment whose logs were coalesced is recorded anew, one whose logs
+ * were folded into the changed map is forgotten; files of batches that were never recorded are removed.
+ */
+export async function reconcile(context: MachineContext): Promise<void> {
+  await releaseApplied(context)
+  const present = new Map(
+    context.disks.flatMap((disk) => disk.unreleasedLogs()).map((log) => [log.id, log.logSizeBytes]),
+  )
+  const stale: Cycle[] = []
+  for (const cycle of await context.store.openCycles(context.machineId)) {
+    const logs = await context.store.logsOfCycle(context.machineId, cycle.cycleNumber)
+    const isThere = (log: QueuedLog): boolean => present.get(log.logId) === log.logSizeBytes
+    if (cycle.kind === 'delta' && !logs.every(isThere)) stale.push(cycle)
+  }
+  if (stale.length === 0) return
+  if (context.disks.some((disk) => disk.status().resyncReason !== null)) return dropQueuedLogs(context)
+  await requeue(context, stale)
+}
+
+/**
+ * Ships everything in the queue and waits until the images hold it; batches of a resynchronization are only waited for
+ * until they are received, as they are held for the closing cut.
+ */
+export async function shipQueue(
+  context: MachineContext,
+  conversation: Conversation,
+  meter: ProgressMeter,
+  signal?: AbortSignal,
+): Promise<ShipTotals> {
+  const totals: ShipTotals = { cutTimeMs: 0, shipmentCount: 0, rawBytes: 0, sentBytes: 0 }
+  for (const cycle of await context.store.openCycles(context.machineId)) {
+    throwIfAborted(signal)
+    await shipOne(context, conversation, cycle, meter, totals, signal)
+    if (cycle.kind !== 'resync') totals.cutTimeMs = cycle.cutTimeMs
+  }
+  return totals
+}
+
+async function shipOne(
+  context: MachineContext,
+  { link, welcome }: Conversation,
+  cycle: Cycle,
+  meter: ProgressMeter,
+  totals: ShipTotals,
+  signal?: AbortSignal,
+): Promise<void> {
+  const { cycleNumber: number } = cycle
+  const isHeld = cycle.kind === 'resync'
+  if (number <= welcome.appliedShipment) return settleApplied(context, number)
+  if (isHeld && cycle.state === 'received') return
+  if (isHeld && number <= welcome.receivedShipment) {
+    await context.store.markReceived(context.machineId, number, 0)
+    return dropBatchFiles(context, number)
+  }
+  const applied = link.reply('applied', number, signal)
+  applied.catch(() => {}) // Waited for below; what fails first is the one to tell.
+  await context.work.step('ship.before-sending')
+  const sentBytes = await sendOne(context, { link, welcome }, cycle, meter, totals, signal)
+  await context.work.step('ship.before-received')
+  await context.store.markReceived(context.machineId, number, sentBytes)
+  if (isHeld) return dropBatchFiles(context, number)
+  await applied
+  await settleApplied(context, number)
+}
+
+async function sendOne(
+  context: MachineContext,
+  { link, welcome }: Pick<Conversation, 'link' | 'welcome'>,
+  cycle: Cycle,
+  meter: ProgressMeter,
+  totals: ShipTotals,
+  signal?: AbortSignal,
+): Promise<number> {
+  await context.store.markShipping(context.machineId, cycle.cycleNumber)
+  const shipment = await shipmentOf(context, cycle)
+  const received = new Map(welcome.spool.map((log) => [log.logId, log.durableBytes]))
+  const onFrame = (_rawBytes: number, sentBytes: number): void => meter.transferred(sentBytes)
+  const { encode } = context.work
+  const options = { encode, frameBytes: context.frameBytes, received, onFrame, ...(signal ? { signal } : {}) }
+  const report = await ship(link, shipment, options)
+  totals.shipmentCount += 1
+  totals.rawBytes += report.rawBytes
+  totals.sentBytes += report.sentBytes
+  return report.sentBytes
+}
+
+async function shipmentOf(context: MachineContext, cycle: Cycle): Promise<Shipment> {
+  const rows = await context.store.logsOfCycle(context.machineId, cycle.cycleNumber)
+  const { cycleNumber: number, kind, cutTimeMs, isRebase } = cycle
+  const logs = rows.map((row) => ({ diskId: row.diskId, log: sealedLogOf(row) }))
+  return { number, kind, cutTimeMs, isRebase: isRebase === 1, logs }
+}
+
+function sealedLogOf(row: QueuedLog): NativeSealedLog {
+  const { logId: id, previousLogId: previousId, path, indexPath, firstSequence, nextSequence } = row
+  const { logSizeBytes, indexSizeBytes, entryCount, dataBytes, cutTimeMs } = row
+  const sizes = { logSizeBytes, indexSizeBytes, entryCount, dataBytes }
+  return { id, previousId, path, indexPath, firstSequence, nextSequence, ...sizes, cutTimeMs }
+}
+
+/** The images hold this shipment and all before it: logs are released, rows forgotten. */
+async function settleApplied(context: MachineContext, number: number): Promise<void> {
+  await context.work.step('ship.before-applied')
+  for (const { cycleNumber } of await context.store.openCycles(context.machineId)) {
+    if (cycleNumber <= number) await context.store.markApplied(context.machineId, cycleNumber)
+  }
+  await context.work.step('ship.before-release')
+  await releaseApplied(context)
+}
+
+/** Deletes the logs that the images hold; also those that a crash left behind. */
+export async function releaseApplied(context: MachineContext): Promise<void> {
+  const rows = await context.store.appliedLogs(context.machineId)
+  for (const [diskId, ids] of deltaIdsByDisk(rows)) await diskOf(context, diskId).releaseLogs(ids)
+  for (const row of rows) if (row.kind !== 'delta') removeFiles(row)
+  await context.store.forgetLogs(rows.map((row) => row.logId))
+}
+
+function deltaIdsByDisk(rows: readonly QueuedLog[]): Map<string, string[]> {
+  const byDisk = new Map<string, string[]>()
+  for (const row of rows) {
+    if (row.kind === 'delta') byDisk.set(row.diskId, [...(byDisk.get(row.diskId) ?? []), row.logId])
+  }
+  return byDisk
+}
+
+/** A batch that the replica holds is not needed here any more. */
+async function dropBatchFiles(context: MachineContext, number: number): Promise<void> {
+  for (const row of await context.store.logsOfCycle(context.machineId, number)) removeFiles(row)
+}
+
+function removeFiles(row: QueuedLog): void {
+  for (const path of [row.path, row.indexPath]) {
+    try {
+      unlinkSync(path)
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+    }
+  }
+}

@@ -1,0 +1,200 @@
+/**
+ * A disk whose every write is tracked: the handle of a live disk in the core, with the words of the engine.
+ *
+ * Reads and writes run in threads of the core's own and never wait on JavaScript. What takes long besides (a cut, a
+ * release, a fold) runs in a worker of the pool; what only asks for counters is answered at once.
+ */
+
+import { basename, dirname, resolve } from 'node:path'
+import {
+  native,
+  type NativeResyncReason,
+  type NativeSealedLog,
+  type NativeTrackedStatus,
+} from '../native/index.js'
+import type { WorkerPool } from '../pool/pool.js'
+import { type ByteRange, fromPairs } from '../ranges.js'
+import { checkSectorOffset } from '../units.js'
+
+/** What a FLUSH of a guest makes durable. */
+export type FlushMode = 'disk' | 'log'
+
+export interface TrackedDiskOptions {
+  /** A raw image file or a block device. */
+  readonly path: string
+  /** UUID of the disk; refused when the disk's tracking file says another. */
+  readonly diskId: string
+  /** Where logs and tracking file go; default the folder of the disk. */
+  readonly trackingDirectory?: string
+  readonly flushMode: FlushMode
+}
+
+/** What opening found. */
+export interface DiskRecovery {
+  /** How the disk was left: never tracked, closed, or by the death of a process or of the machine. */
+  readonly kind: 'created' | 'clean' | 'process-death' | 'power-loss'
+  /** Bytes that were redone from the log. */
+  readonly redoneBytes: number
+}
+
+export class TrackedDisk {
+  readonly diskId: string
+  readonly name: string
+  readonly path: string
+  readonly trackingDirectory: string
+  readonly sizeBytes: number
+  readonly sectorSizeBytes: number
+  readonly recovery: DiskRecovery
+  readonly #handle: number
+  readonly #pool: WorkerPool
+
+  private constructor(options: TrackedDiskOptions, opened: OpenedDisk, pool: WorkerPool) {
+    this.diskId = options.diskId
+    this.path = resolve(options.path)
+    this.name = basename(this.path)
+    this.trackingDirectory = options.trackingDirectory ?? dirname(this.path)
+    this.sizeBytes = opened.sizeBytes
+    this.sectorSizeBytes = opened.sectorSizeBytes
+    this.recovery = { kind: opened.recovery as DiskRecovery['kind'], redoneBytes: opened.redoneBytes }
+    this.#handle = opened.handle
+    this.#pool = pool
+  }
+
+  /**
+   * Opens a disk, recovering what a crash left.
+   *
+   * @throws {DISK_NOT_FOUND, DISK_NOT_A_DISK, DISK_EMPTY, DISK_SIZE_UNALIGNED, DISK_IN_USE, ACCESS_DENIED}
+   * @throws {DISK_SIZE_DIFFERS} when it was tracked with another size
+   */
+  static async open(options: TrackedDiskOptions, pool: WorkerPool): Promise<TrackedDisk> {
+    const path = resolve(options.path)
+    const trackingDirectory = options.trackingDirectory ?? dirname(path)
+    const { diskId, flushMode } = options
+    const args = [{ path, trackingDirectory, diskId, flushMode }]
+    const opened = (await pool.run('native', { call: 'openTracked', args })) as OpenedDisk
+    return new TrackedDisk(options, opened, pool)
+  }
+
+  /** The number of the live disk in the core. */
+  get handle(): number {
+    return this.#handle
+  }
+
+  /**
+   * Reads `lengthBytes` bytes from `offset`, both multiples of 512.
+   * @throws {DISK_OUT_OF_RANGE, DISK_READ_FAILED}
+   */
+  async read(offset: number, lengthBytes: number): Promise<Uint8Array> {
+    checkSectorOffset(offset, 'offset')
+    const buffer = new Uint8Array(checkSectorOffset(lengthBytes, 'lengthBytes'))
+    await native.trackedRead(this.#handle, offset, buffer)
+    return buffer
+  }
+
+  /**
+   * Writes `data` at `offset`; offset and length are multiples of 512. The caller must not change `data` before this
+   * resolves. Durable after the next {@link flush}.
+   * @throws {DISK_OUT_OF_RANGE, DISK_WRITE_FAILED, DISK_FULL} of the disk itself; trouble of the log is never thrown
+   */
+  async write(offset: number, data: Uint8Array): Promise<void> {
+    await native.trackedWrite(this.#handle, checkSectorOffset(offset, 'offset'), data)
+  }
+
+  /** Makes a range read as zeros; its space stays allocated. Errors as {@link write}. */
+  async writeZeroes(offset: number, lengthBytes: number): Promise<void> {
+    await native.trackedWriteZeroes(this.#handle, ...checkedRange(offset, lengthBytes))
+  }
+
+  /** Gives a range back; it reads as zeros. Errors as {@link write}. */
+  async discard(offset: number, lengthBytes: number): Promise<void> {
+    await native.trackedDiscard(this.#handle, ...checkedRange(offset, lengthBytes))
+  }
+
+  /** Makes every completed write durable, as the flush mode says. @throws {DISK_SYNC_FAILED} */
+  async flush(): Promise<void> {
+    await native.trackedFlush(this.#handle)
+  }
+
+  /** Counters, one snapshot. */
+  status(): NativeTrackedStatus {
+    return native.trackedStatus(this.#handle) as NativeTrackedStatus
+  }
+
+  /** Sealed logs that were not released, in the order of their chain. */
+  unreleasedLogs(): NativeSealedLog[] {
+    return native.trackedLogs(this.#handle)
+  }
+
+  /** Deletes logs that the replica's image holds. */
+  async releaseLogs(ids: readonly string[]): Promise<void> {
+    if (ids.length > 0) await this.#run('releaseTrackedLogs', [...ids])
+  }
+
+  /** Makes one log of consecutive ones. @returns false when that saves too little to be done */
+  async coalesceLogs(ids: readonly string[]): Promise<boolean> {
+    return (await this.#run('coalesceTrackedLogs', [...ids])) as boolean
+  }
+
+  /** Gives up all unreleased logs: their ranges stand in the changed map from now on, and tracking goes on there. */
+  async foldLogs(reason: NativeResyncReason): Promise<void> {
+    await this.#run('foldTrackedLogs', reason)
+  }
+
+  /** Remembers that a resynchronization is owed. @param isWholeDisk - nothing is known about what differs */
+  async requireResync(reason: NativeResyncReason, isWholeDisk: boolean): Promise<void> {
+    await this.#run('requireTrackedResync', reason, isWholeDisk)
+  }
+
+  /** Begins a resynchronization at an exact cut: what is not in a log from here on is a candidate. */
+  async beginResync(): Promise<void> {
+    await this.#run('beginTrackedResync')
+  }
+
+  /** The candidates inside a window. */
+  candidates(window: ByteRange): ByteRange[] {
+    return fromPairs(native.trackedCandidates(this.#handle, window.offset, window.lengthBytes))
+  }
+
+  /** Forgets the candidates: they are equal. */
+  async finishResync(): Promise<void> {
+    await this.#run('finishTrackedResync')
+  }
+
+  /** What was written inside a window since the last cut. */
+  writtenSinceCut(window: ByteRange): ByteRange[] {
+    return fromPairs(native.trackedWritten(this.#handle, window.offset, window.lengthBytes))
+  }
+
+  /** Closes the disk in order: everything durable, clean-close stamp last. */
+  async close(): Promise<void> {
+    await this.#run('closeTracked')
+  }
+
+  /** Drops the disk as the death of the process would; for tests. */
+  abandon(): void {
+    native.abandonTracked(this.#handle)
+  }
+
+  #run(call: NativeCall, ...args: unknown[]): Promise<unknown> {
+    return this.#pool.run('native', { call, args: [this.#handle, ...args] })
+  }
+}
+
+type NativeCall = keyof typeof native
+
+interface OpenedDisk {
+  readonly handle: number
+  readonly sizeBytes: number
+  readonly sectorSizeBytes: number
+  readonly recovery: string
+  readonly redoneBytes: number
+}
+
+function checkedRange(offset: number, lengthBytes: number): [number, number] {
+  return [checkSectorOffset(offset, 'offset'), checkSectorOffset(lengthBytes, 'lengthBytes')]
+}
+
+/** Rotates the logs of several disks as one cut. */
+export async function cutDisks(disks: readonly TrackedDisk[], pool: WorkerPool): Promise<void> {
+  await pool.run('native', { call: 'cutTracked', args: [disks.map((disk) => disk.handle)] })
+}

@@ -1,0 +1,87 @@
+/**
+ * Primary and replica work carried out for real: by workers of the pool and by the native core.
+ */
+
+import type { ReplicaWork } from './apply/replica-work.js'
+import { digestListBytes } from './resync/compare.js'
+import type { NativeSealedLog } from './native/index.js'
+import type { WorkerPool } from './pool/pool.js'
+import type { CompressionPolicy } from './pool/frame.js'
+import type { PrimaryWork } from './protection/machine-context.js'
+import { toPairs } from './ranges.js'
+import { cutDisks } from './track/tracked-disk.js'
+
+/** Called with the name of a step just before it. */
+export type StepObserver = (name: string) => Promise<void> | void
+
+/** The work of the primary side. */
+export function primaryWork(
+  pool: WorkerPool,
+  compression: CompressionPolicy,
+  step: StepObserver,
+): PrimaryWork {
+  return {
+    step,
+    encode: async ({ path, offset, lengthBytes }, signal) => {
+      const args = { path, offset, lengthBytes, compression }
+      return (await pool.run('encodeFrame', args, { signal })).body
+    },
+    cut: (disks) => cutDisks(disks, pool),
+    buildBatch: async ({ disk, ranges, path, dataBytesMax }) => {
+      const args = [disk.handle, toPairs(ranges), path, dataBytesMax]
+      const { log, nextOffset } = (await pool.run('native', {
+        call: 'buildTrackedBatch',
+        args,
+      })) as BuiltBatch
+      return { log, nextOffset }
+    },
+    digests: async ({ disk, ranges, chunkBytes, algorithm, seed }) => {
+      const bytes = digestListBytes(ranges, chunkBytes)
+      const args = [disk.handle, toPairs(ranges), chunkBytes, algorithm, seed, bytes]
+      return (await pool.run('native', { call: 'digestTracked', args })) as Uint8Array
+    },
+  }
+}
+
+interface BuiltBatch {
+  readonly log: NativeSealedLog
+  readonly nextOffset: number
+}
+
+/** The work of the replica side. */
+export function replicaWork(pool: WorkerPool, step: StepObserver): ReplicaWork {
+  const run = (call: keyof typeof import('./native/index.js').native, ...args: unknown[]): Promise<unknown> =>
+    pool.run('native', { call, args })
+  return {
+    step,
+    createImage: async (path, sizeBytes) => {
+      await run('createImage', path, sizeBytes)
+    },
+    decodeFrame: async (body, { path, offset, rawBytes }) => {
+      // A received body owns its buffer, so it is moved to the worker instead of copied.
+      await pool.run(
+        'decodeFrame',
+        { body, path, offset, rawBytes },
+        { transfer: [body.buffer as ArrayBuffer] },
+      )
+    },
+    verifyLog: async (paths, diskSizeBytes) => {
+      await run('verifyLog', paths.log, diskSizeBytes)
+    },
+    applyLogs: async (imagePath, logPaths) => {
+      await run('applyLogs', imagePath, [...logPaths], true)
+    },
+    digests: async ({ imagePath, ranges, chunkBytes, algorithm, seed }) => {
+      const bytes = digestListBytes(ranges, chunkBytes)
+      return (await run(
+        'digestImage',
+        imagePath,
+        toPairs(ranges),
+        chunkBytes,
+        algorithm,
+        seed,
+        bytes,
+      )) as Uint8Array
+    },
+  }
+}
