@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use secondsite_disk::faults::{Fault, FaultDevice, MemoryDevice, Operation};
@@ -145,14 +146,13 @@ fn what_is_a_hole_on_both_sides_is_never_read() {
     assert_eq!([watched[0].count(Operation::Read), watched[1].count(Operation::Read)], [1, 0]);
 }
 
-/// Sets the stop flag once it has been written to so often.
-struct StopsPass {
+/// A disk that tells a test of every read and write before it does it.
+struct Hooked<F: Fn(Operation, u64) + Send + Sync> {
     inner: Arc<MemoryDevice>,
-    writes_left: AtomicU64,
-    stop: AtomicBool,
+    hook: F,
 }
 
-impl BlockDevice for StopsPass {
+impl<F: Fn(Operation, u64) + Send + Sync> BlockDevice for Hooked<F> {
     fn path(&self) -> &Path {
         self.inner.path()
     }
@@ -163,12 +163,11 @@ impl BlockDevice for StopsPass {
         512
     }
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        (self.hook)(Operation::Read, offset);
         self.inner.read_at(offset, buffer)
     }
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        if self.writes_left.fetch_sub(1, Ordering::Relaxed) <= 1 {
-            self.stop.store(true, Ordering::Relaxed);
-        }
+        (self.hook)(Operation::Write, offset);
         self.inner.write_at(offset, data)
     }
     fn write_zeroes(&self, offset: u64, length_bytes: u64, may_unmap: bool) -> Result<()> {
@@ -185,6 +184,30 @@ impl BlockDevice for StopsPass {
     }
 }
 
+#[test]
+fn workers_share_a_range_and_the_first_difference_is_the_first_of_all() {
+    for early in [0, SIZE / 4] {
+        let (source, replica) = pair();
+        replica.write_at(0, &source.bytes()[..early as usize + 512]).expect("an equal start");
+        // The first batch waits for a second worker to have one of its own, so both have something to report.
+        let others = AtomicU64::new(0);
+        let hook = |operation, offset| match operation {
+            Operation::Read if offset == 0 => {
+                let begin = Instant::now();
+                while others.load(Ordering::Relaxed) == 0 && begin.elapsed() < Duration::from_secs(20) {
+                    std::thread::yield_now();
+                }
+            }
+            _ => others.store(1, Ordering::Relaxed),
+        };
+        let hooked = Hooked { inner: source.clone(), hook };
+        let dry = SyncOptions { dry_run: true, ..options(2) };
+        let report = sync_range(&hooked, &*replica, 0, SIZE, &dry, &RUNNING).expect("a dry run");
+        assert_eq!(report.first_difference, Some(early), "the chunk there differs behind its first sector");
+        assert_eq!(report.different_bytes, SIZE / 4 * 3 + CHUNK - early);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
@@ -194,10 +217,13 @@ proptest! {
     ) {
         let (source, replica) = pair();
         let before = replica.bytes();
-        let stopping = StopsPass {
-            inner: replica.clone(), writes_left: AtomicU64::new(writes_left), stop: AtomicBool::new(false),
+        let (left, stop) = (AtomicU64::new(writes_left), AtomicBool::new(false));
+        let hook = |operation, _| {
+            let is_last = operation == Operation::Write && left.fetch_sub(1, Ordering::Relaxed) <= 1;
+            stop.fetch_or(is_last, Ordering::Relaxed);
         };
-        let stopped = sync_range(&*source, &stopping, 0, SIZE, &options(threads), &stopping.stop);
+        let stopping = Hooked { inner: replica.clone(), hook };
+        let stopped = sync_range(&*source, &stopping, 0, SIZE, &options(threads), &stop);
         prop_assert_eq!(stopped.expect_err("stopped").code(), "ABORTED");
         prop_assert!(is_nowhere_worse(&source.bytes(), &before, &replica.bytes()));
 
