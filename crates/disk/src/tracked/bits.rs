@@ -61,36 +61,52 @@ impl SparseBits {
         }
     }
 
-    /// Clears a range; `touched` learns the sectors that changed.
-    pub(crate) fn clear(&mut self, bits: Range<u64>, mut touched: impl FnMut(u64)) {
-        for (sector, inside) in pieces(bits) {
-            let Some(content) = self.sectors.get_mut(&sector) else { continue };
-            let before = self.count;
-            for byte in bytes_of(&inside) {
-                let gone = mask(byte, &inside) & content[byte];
-                content[byte] &= !gone;
-                self.count -= u64::from(gone.count_ones());
-            }
-            let empty = content.iter().all(|byte| *byte == 0);
-            if self.count != before {
-                touched(sector);
-            }
-            if empty {
-                self.sectors.remove(&sector);
-            }
-        }
-    }
-
     /// The bits of one sector.
     pub(crate) fn sector(&self, sector: u64) -> SectorBits {
         self.sectors.get(&sector).map_or([0; BITS_BYTES], |content| **content)
     }
 
-    /// Runs of set bits, ascending, as long as they can be.
-    pub(crate) fn runs(&self) -> Vec<Range<u64>> {
+    /// Takes the bits of a whole sector, as read from a file.
+    pub(crate) fn insert_sector(&mut self, sector: u64, bits: &SectorBits) {
+        let added: u64 = bits.iter().map(|byte| u64::from(byte.count_ones())).sum();
+        if added > 0 && self.sectors.insert(sector, Box::new(*bits)).is_none() {
+            self.count += added;
+        }
+    }
+
+    /// Adds all bits of another map; `touched` learns the sectors that changed.
+    pub(crate) fn union(&mut self, other: &Self, touched: impl FnMut(u64)) {
+        self.combine(other, |mine, theirs| mine | theirs, touched);
+    }
+
+    /// Takes all bits of another map out; `touched` learns the sectors that changed.
+    pub(crate) fn subtract(&mut self, other: &Self, touched: impl FnMut(u64)) {
+        self.combine(other, |mine, theirs| mine & !theirs, touched);
+    }
+
+    fn combine(&mut self, other: &Self, merge: impl Fn(u8, u8) -> u8, mut touched: impl FnMut(u64)) {
+        for (sector, theirs) in &other.sectors {
+            let before = self.sector(*sector);
+            let mut after = before;
+            after.iter_mut().zip(theirs.iter()).for_each(|(mine, theirs)| *mine = merge(*mine, *theirs));
+            if after != before {
+                touched(*sector);
+                self.count = self.count + ones(&after) - ones(&before);
+                self.sectors.insert(*sector, Box::new(after));
+            }
+            if after == [0; BITS_BYTES] {
+                self.sectors.remove(sector);
+            }
+        }
+    }
+
+    /// Runs of set bits inside a range, ascending, as long as they can be.
+    pub(crate) fn runs_in(&self, range: Range<u64>) -> Vec<Range<u64>> {
         let mut runs: Vec<Range<u64>> = Vec::new();
-        for (sector, content) in &self.sectors {
-            for bit in set_bits(content).map(|bit| sector * SECTOR_BITS + bit) {
+        let sectors = range.start / SECTOR_BITS..range.end.div_ceil(SECTOR_BITS);
+        for (sector, content) in self.sectors.range(sectors) {
+            let bits = set_bits(content).map(|bit| sector * SECTOR_BITS + bit);
+            for bit in bits.filter(|bit| range.contains(bit)) {
                 match runs.last_mut() {
                     Some(last) if last.end == bit => last.end += 1,
                     _ => runs.push(bit..bit + 1),
@@ -99,6 +115,10 @@ impl SparseBits {
         }
         runs
     }
+}
+
+fn ones(content: &SectorBits) -> u64 {
+    content.iter().map(|byte| u64::from(byte.count_ones())).sum()
 }
 
 fn set_bits(content: &SectorBits) -> impl Iterator<Item = u64> + '_ {
@@ -179,7 +199,9 @@ mod tests {
                     bits.set(range.clone(), |s| { touched.insert(s); });
                     model.extend(range.clone());
                 } else {
-                    bits.clear(range.clone(), |s| { touched.insert(s); });
+                    let mut gone = SparseBits::default();
+                    gone.set(range.clone(), |_| ());
+                    bits.subtract(&gone, |s| { touched.insert(s); });
                     model.retain(|bit| !range.contains(bit));
                 }
                 let changed: BTreeSet<u64> =
@@ -188,7 +210,18 @@ mod tests {
                 prop_assert_eq!(bits.contains(range.clone()), range.clone().all(|bit| model.contains(&bit)));
             }
             prop_assert_eq!(bits.count(), model.len() as u64);
-            let listed: Vec<u64> = bits.runs().into_iter().flatten().collect();
+            let window = 1000u64..6000;
+            let inside: Vec<u64> = bits.runs_in(window.clone()).into_iter().flatten().collect();
+            prop_assert_eq!(inside, model.range(window).copied().collect::<Vec<_>>());
+            let (mut other, mut united) = (SparseBits::default(), model.clone());
+            other.set(3000..5000, |_| ());
+            bits.union(&other, |_| ());
+            united.extend(3000..5000);
+            prop_assert_eq!(bits.count(), united.len() as u64);
+            bits.subtract(&other, |_| ());
+            model.retain(|bit| !(3000..5000).contains(bit));
+            prop_assert_eq!(bits.count(), model.len() as u64);
+            let listed: Vec<u64> = bits.runs_in(0..20_000).into_iter().flatten().collect();
             prop_assert_eq!(listed, model.into_iter().collect::<Vec<_>>());
         }
     }

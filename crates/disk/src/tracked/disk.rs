@@ -104,7 +104,7 @@ impl TrackedDisk {
         data: &[u8],
         execute: &dyn Fn(u64, u64, &[u8]) -> Result<()>,
     ) -> Result<()> {
-        self.check_open(offset, length_bytes)?;
+        check_range(&*self.device, offset, length_bytes)?;
         let piece_max = if data.is_empty() { PIECE_RANGE_BYTES } else { PIECE_DATA_BYTES };
         let mut done = 0;
         while done < length_bytes {
@@ -112,6 +112,7 @@ impl TrackedDisk {
             let data = if data.is_empty() { data } else { &data[done as usize..(done + length) as usize] };
             let now = self.options.now();
             let mut order = self.order.lock();
+            self.check_open()?;
             order.remember(&append_of(operation, at, length, data, now), &self.options);
             if let Err(e) = execute(at, length, data) {
                 order.note_disk_failure(at, length);
@@ -124,8 +125,7 @@ impl TrackedDisk {
         Ok(())
     }
 
-    fn check_open(&self, offset: u64, length_bytes: u64) -> Result<()> {
-        check_range(&*self.device, offset, length_bytes)?;
+    fn check_open(&self) -> Result<()> {
         if self.is_closed.load(Ordering::Acquire) {
             return Err(DiskError::Busy(Place::whole(self.device.path()), "it is closed".into()));
         }

@@ -126,11 +126,10 @@ impl Tracking {
     }
 
     fn take_sector(&mut self, map: Map, number: u64, bits: &SectorBits) {
-        let bits = bits_of_sector(number, bits);
         match map {
-            Map::Active => self.active.restore(bits),
-            Map::Changed => bits.into_iter().for_each(|bit| self.changed.set(bit..bit + 1, |_| ())),
-            Map::Candidates => bits.into_iter().for_each(|bit| self.candidates.set(bit..bit + 1, |_| ())),
+            Map::Active => self.active.restore(bits_of_sector(number, bits)),
+            Map::Changed => self.changed.insert_sector(number, bits),
+            Map::Candidates => self.candidates.insert_sector(number, bits),
         }
     }
 
@@ -273,44 +272,37 @@ impl Tracking {
     /// Marks all chunks of a bitmap in the changed map.
     pub(crate) fn change_bits(&mut self, bits: &SparseBits) {
         let mut sectors = BTreeSet::new();
-        for run in bits.runs() {
-            self.changed.set(run, |sector| {
-                sectors.insert(sector);
-            });
-        }
+        self.changed.union(bits, |sector| {
+            sectors.insert(sector);
+        });
         self.write_sectors(Map::Changed, &sectors);
     }
 
     /// Adds what changed to the candidates. The changed map stays as it is: see [`forget_changed`](Self::forget_changed).
     pub(crate) fn add_changed_to_candidates(&mut self) {
         let mut sectors = BTreeSet::new();
-        for run in self.changed.runs() {
-            self.candidates.set(run, |sector| {
-                sectors.insert(sector);
-            });
-        }
+        self.candidates.union(&self.changed, |sector| {
+            sectors.insert(sector);
+        });
         self.write_sectors(Map::Candidates, &sectors);
     }
 
     /// Takes `taken` out of the changed map, once the candidates that hold it are durable.
     pub(crate) fn forget_changed(&mut self, taken: &SparseBits) {
         let mut sectors = BTreeSet::new();
-        for run in taken.runs() {
-            self.changed.clear(run, |sector| {
-                sectors.insert(sector);
-            });
-        }
+        self.changed.subtract(taken, |sector| {
+            sectors.insert(sector);
+        });
         self.write_sectors(Map::Changed, &sectors);
     }
 
     /// Empties the candidates: they are equal now.
     pub(crate) fn forget_candidates(&mut self) {
         let mut sectors = BTreeSet::new();
-        for run in self.candidates.runs() {
-            self.candidates.clear(run, |sector| {
-                sectors.insert(sector);
-            });
-        }
+        let all = self.candidates.clone();
+        self.candidates.subtract(&all, |sector| {
+            sectors.insert(sector);
+        });
         self.write_sectors(Map::Candidates, &sectors);
     }
 

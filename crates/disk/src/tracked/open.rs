@@ -74,8 +74,11 @@ impl TrackedDisk {
     /// DISK_SYNC_FAILED, LOG_WRITE_FAILED: the next open then recovers as after the death of the process.
     pub fn close(&self) -> Result<()> {
         let _slow = self.housekeeping.lock();
-        if self.is_closed.swap(true, Ordering::AcqRel) {
-            return Ok(());
+        {
+            let _no_write_is_in_flight = self.order.lock();
+            if self.is_closed.swap(true, Ordering::AcqRel) {
+                return Ok(());
+            }
         }
         self.seal_swapped();
         self.flush()?;
@@ -156,6 +159,7 @@ impl<'o> Opening<'o> {
                 let next_number = numbers.last().map_or(1, |last| last + 1);
                 let header = fresh_header(device, options, next_number);
                 let tracking = Tracking::create(file, header).map_err(fail)?;
+                options.files.sync_folder(&names.folder).map_err(fail)?;
                 let is_fresh = is_new && numbers.is_empty();
                 (tracking, if is_fresh { Recovery::Created } else { Recovery::ProcessDeath })
             }

@@ -111,8 +111,11 @@ impl TrackedDisk {
     pub fn written_since_cut(&self, offset: u64, length_bytes: u64) -> Vec<(u64, u64)> {
         let order = self.order.lock();
         let length_bytes = length_bytes.min(self.device.size_bytes().saturating_sub(offset));
-        let mut bits = order.written.clone();
-        order.tracking.changed().runs().into_iter().for_each(|run| bits.set(run, |_| ()));
+        let chunks = order.tracking.chunks(offset, length_bytes);
+        let mut bits = SparseBits::default();
+        for map in [&order.written, order.tracking.changed()] {
+            map.runs_in(chunks.clone()).into_iter().for_each(|run| bits.set(run, |_| ()));
+        }
         clip(&bits, offset, length_bytes)
     }
 
@@ -199,7 +202,8 @@ impl TrackedDisk {
 /// Runs of chunks as ranges inside of a window.
 fn clip(bits: &SparseBits, offset: u64, length_bytes: u64) -> Vec<(u64, u64)> {
     let end = offset + length_bytes;
-    let ranges = bits.runs().into_iter().filter_map(|run| {
+    let chunks = offset / CHUNK_BYTES..end.div_ceil(CHUNK_BYTES);
+    let ranges = bits.runs_in(chunks).into_iter().filter_map(|run| {
         let (start, stop) = ((run.start * CHUNK_BYTES).max(offset), (run.end * CHUNK_BYTES).min(end));
         (start < stop).then(|| (start, stop - start))
     });

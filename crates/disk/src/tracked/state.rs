@@ -14,6 +14,14 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// The stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Logging => "logging",
+            Self::Map => "map",
+        }
+    }
+
     pub(crate) fn code(self) -> u8 {
         match self {
             Self::Logging => 1,
