@@ -12,7 +12,7 @@ use secondsite_disk::{
 use secondsite_hrl::faults::SplitMix;
 use secondsite_hrl::{LogReader, Operation, ReadOptions, index_path};
 
-pub const DISK_BYTES: u64 = 16 << 20;
+pub const DISK_BYTES: u64 = 9 << 20;
 pub const DISK_ID: [u8; 16] = [0xd1; 16];
 
 pub type Steps = Arc<dyn Fn(&str) + Send + Sync>;
@@ -157,6 +157,16 @@ impl Request {
             Self::Discard(offset, length) => disk.discard(*offset, *length),
             Self::Flush => disk.flush(),
         }
+    }
+
+    /// The sectors it changes.
+    pub fn sectors(&self) -> std::ops::Range<usize> {
+        let (offset, length) = match self {
+            Self::Write(offset, data) => (*offset, data.len() as u64),
+            Self::Zeroes(offset, length) | Self::Discard(offset, length) => (*offset, *length),
+            Self::Flush => (0, 0),
+        };
+        offset as usize / 512..(offset + length) as usize / 512
     }
 
     /// What it does to an array of bytes.
