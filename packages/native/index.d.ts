@@ -57,6 +57,12 @@ export declare function inspectLog(path: string): NativeLogReport
 /** Whether two paths name one disk: by links, or a loop device over the same file. */
 export declare function isSameDisk(a: string, b: string): boolean
 
+/**
+ * Locks the file at `path`, which is created, for this open file alone. Returns the number of the lock; 0 when somebody
+ * else has it.
+ */
+export declare function lockFile(path: string): number
+
 /** Result of applying logs to an image. */
 export interface NativeApplyReport {
   entryCount: number
@@ -277,6 +283,9 @@ export declare function trackedWriteZeroes(handle: number, at: number, lengthByt
 
 /** What was written inside a window since the last cut, as flat pairs. */
 export declare function trackedWritten(handle: number, from: number, lengthBytes: number): Array<number>
+
+/** Gives a lock back; giving it back twice does nothing. */
+export declare function unlockFile(number: number): void
 
 /** Checks a sealed log completely; throws the first damage found. `diskSizeBytes` 0 means unknown. */
 export declare function verifyLog(path: string, diskSizeBytes: number): NativeLogStatistics

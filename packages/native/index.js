@@ -773,7 +773,7 @@ if (
   }
 }
 
-const { abandonTracked, applyLogs, beginTrackedResync, buildTrackedBatch, closeTracked, coalesceTrackedLogs, createImage, cutTracked, digestImage, digestTracked, exportStrictLog, finishTrackedResync, flushDisk, foldTrackedLogs, inspectLog, isSameDisk, openTracked, probeDisk, readLogEntries, releaseTrackedLogs, requireTrackedResync, syncRange, trackedCandidates, trackedDiscard, trackedFlush, trackedLogs, trackedRead, trackedStatus, trackedWrite, trackedWriteZeroes, trackedWritten, verifyLog, verifyLogChain } = nativeBinding
+const { abandonTracked, applyLogs, beginTrackedResync, buildTrackedBatch, closeTracked, coalesceTrackedLogs, createImage, cutTracked, digestImage, digestTracked, exportStrictLog, finishTrackedResync, flushDisk, foldTrackedLogs, inspectLog, isSameDisk, lockFile, openTracked, probeDisk, readLogEntries, releaseTrackedLogs, requireTrackedResync, syncRange, trackedCandidates, trackedDiscard, trackedFlush, trackedLogs, trackedRead, trackedStatus, trackedWrite, trackedWriteZeroes, trackedWritten, unlockFile, verifyLog, verifyLogChain } = nativeBinding
 export { abandonTracked }
 export { applyLogs }
 export { beginTrackedResync }
@@ -790,6 +790,7 @@ export { flushDisk }
 export { foldTrackedLogs }
 export { inspectLog }
 export { isSameDisk }
+export { lockFile }
 export { openTracked }
 export { probeDisk }
 export { readLogEntries }
@@ -805,6 +806,7 @@ export { trackedStatus }
 export { trackedWrite }
 export { trackedWriteZeroes }
 export { trackedWritten }
+export { unlockFile }
 export { verifyLog }
 export { verifyLogChain }
 export const __napiBindingTarget = __napiLoadedBindingTarget

@@ -6,6 +6,7 @@
 mod disks;
 mod error;
 mod live;
+mod locks;
 mod logs;
 mod number;
 mod sealed;

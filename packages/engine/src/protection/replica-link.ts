@@ -2,6 +2,8 @@
  * A conversation with the replica: connect, introduce the machine, hear how far the replica is.
  */
 
+import { isSecondsiteError, SecondsiteError } from '../errors.js'
+import type { Channel } from '../transport/channel.js'
 import type { HeaderOf } from '../transport/messages.js'
 import { message, PROTOCOL_VERSION } from '../transport/messages.js'
 import { Link } from '../transport/link.js'
@@ -27,7 +29,7 @@ export async function withReplica<Result>(
   signal: AbortSignal | undefined,
   action: (conversation: Conversation) => Promise<Result>,
 ): Promise<Result> {
-  const link = new Link(await context.transport.connect(signal))
+  const link = new Link(await connect(context, signal))
   try {
     const welcome = await greet(context, link, signal)
     let key = 1
@@ -35,6 +37,22 @@ export async function withReplica<Result>(
     return await action({ link, welcome, nextKey })
   } finally {
     await link.close()
+  }
+}
+
+/** A transport that fails without a code of ours is one that cannot be reached. */
+async function connect(context: MachineContext, signal?: AbortSignal): Promise<Channel> {
+  try {
+    return await context.transport.connect(signal)
+  } catch (error) {
+    if (isSecondsiteError(error)) throw error
+    const reason = error instanceof Error ? error.message : String(error)
+    const message = `the replica of ${context.name} cannot be reached: ${reason}`
+    throw new SecondsiteError('TRANSPORT_FAILED', {
+      message,
+      details: { machine: context.name, reason },
+      cause: error,
+    })
   }
 }
 

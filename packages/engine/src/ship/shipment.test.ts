@@ -1,4 +1,4 @@
-import fc from 'fast-check'
+import * as fc from 'fast-check'
 import { expect, it } from 'vitest'
 import type { NativeSealedLog } from '../native/types.js'
 import { type Shipment, shipmentBytes, slicesOf } from './shipment.js'

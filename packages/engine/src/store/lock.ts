@@ -7,8 +7,8 @@
 
 import fs from 'node:fs'
 import { join } from 'node:path'
-import fsExt from 'fs-ext'
 import { type ErrorCode, fromSystemError, SecondsiteError } from '../errors.js'
+import { native } from '../native/index.js'
 
 /** The lock file's name. */
 const LOCK_FILE = 'lock'
@@ -28,39 +28,25 @@ export interface LockedDirectory {
  */
 export function openLocked(directory: string, inUseCode: ErrorCode): LockedDirectory {
   const path = join(directory, LOCK_FILE)
-  const descriptor = openLockFile(directory, path)
+  makeDirectory(directory)
+  const lock = native.lockFile(path)
+  if (lock === 0) throw inUse(directory, path, inUseCode)
+  const close = (): void => native.unlockFile(lock)
   try {
-    // Only the synchronous call: the asynchronous ones of fs-ext abort the process in a worker.
-    fsExt.flockSync(descriptor, 'exnb')
-    fs.ftruncateSync(descriptor)
-    fs.writeSync(descriptor, String(process.pid), 0)
+    fs.writeFileSync(path, String(process.pid))
+    return { path: directory, close }
   } catch (error) {
-    fs.closeSync(descriptor)
-    throw isHeld(error)
-      ? inUse(directory, path, inUseCode)
-      : fromSystemError(error, { operation: 'lock', path })
-  }
-  let isOpen = true
-  const close = (): void => {
-    if (isOpen) fs.closeSync(descriptor)
-    isOpen = false
-  }
-  return { path: directory, close }
-}
-
-function openLockFile(directory: string, path: string): number {
-  try {
-    fs.mkdirSync(directory, { recursive: true })
-    return fs.openSync(path, fs.constants.O_RDWR | fs.constants.O_CREAT, 0o644)
-  } catch (error) {
-    throw fromSystemError(error, { operation: 'open', path })
+    close()
+    throw fromSystemError(error, { operation: 'write', path })
   }
 }
 
-function isHeld(error: unknown): boolean {
-  return (
-    error instanceof Error && 'code' in error && (error.code === 'EAGAIN' || error.code === 'EWOULDBLOCK')
-  )
+function makeDirectory(path: string): void {
+  try {
+    fs.mkdirSync(path, { recursive: true })
+  } catch (error) {
+    throw fromSystemError(error, { operation: 'create', path })
+  }
 }
 
 function inUse(directory: string, path: string, code: ErrorCode): SecondsiteError {

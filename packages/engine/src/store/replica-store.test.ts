@@ -1,7 +1,6 @@
-import { fork } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import fs from 'node:fs'
-import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
@@ -177,16 +176,10 @@ describe('the lock of a folder', () => {
   it('names the holder, and a killed holder leaves nothing behind', async () => {
     const folder = join(directory, 'locked')
     fs.mkdirSync(folder)
-    const script = join(directory, 'hold.cjs')
-    const fsExtPath = createRequire(import.meta.url).resolve('fs-ext')
-    fs.writeFileSync(
-      script,
-      `const fs = require('fs'); const fd = fs.openSync(${JSON.stringify(join(folder, 'lock'))}, 'w');
-       require(${JSON.stringify(fsExtPath)}).flockSync(fd, 'exnb'); fs.writeSync(fd, String(process.pid));
-       process.send('held'); setInterval(() => fd, 1000)`,
-    )
-    const holder = fork(script)
-    await once(holder, 'message')
+    const file = join(folder, 'lock')
+    const holder = spawn('flock', ['-n', '-o', file, 'sh', '-c', 'echo held; sleep 1'], { stdio: 'pipe' })
+    await once(holder.stdout, 'data')
+    fs.writeFileSync(file, String(holder.pid))
     expect(() => openLocked(folder, 'STATE_IN_USE')).toThrow(
       expect.objectContaining({ code: 'STATE_IN_USE', details: { path: folder, processId: holder.pid } }),
     )

@@ -1,0 +1,73 @@
+/**
+ * The process is ended with SIGKILL just before every step of initial replication, of a cycle and of a resynchronization.
+ * It is then opened again, goes on, and every byte of both disks must equal its replica.
+ */
+
+import { spawnSync } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import type { ProtectedMachine } from '@secondsite/engine'
+import { describe, expect, it } from 'vitest'
+import { MIB, Workplace } from './workplace.js'
+
+const child = fileURLToPath(new URL('crash-child.mjs', import.meta.url))
+const seed = 20_261_121
+
+function run(folder: string, job: string, killAt: number) {
+  return spawnSync(process.execPath, [child, folder, job, String(killAt), String(seed)], { encoding: 'utf8' })
+}
+
+/** Runs a job that must come to its end; returns the steps it passed. */
+function runWhole(folder: string, job: string): string[] {
+  const result = run(folder, job, 0)
+  expect(result.stderr).toBe('')
+  return JSON.parse(result.stdout) as string[]
+}
+
+/** A folder in which the machine is protected and, when asked for, replicating. */
+async function prepared(isReplicating: boolean): Promise<Workplace> {
+  const place = new Workplace(seed)
+  const disks = [place.makeDisk('os.raw', 2 * MIB, 2 * MIB), place.makeDisk('data.raw', MIB)]
+  await using engine = await place.open()
+  const machine = await place.enable(engine, disks)
+  if (isReplicating) await machine.startInitialReplication()
+  return place
+}
+
+/** Brings a machine to Replicating and its replica up to date, whatever state the crash left. */
+async function goOn(machine: ProtectedMachine): Promise<void> {
+  if (machine.state === 'ReadyForInitialReplication') await machine.startInitialReplication()
+  const deadlineMs = Date.now() + 20_000
+  while (machine.state !== 'Replicating') {
+    if (Date.now() > deadlineMs)
+      throw new Error(`stuck in ${machine.state}: ${JSON.stringify(await machine.measure())}`)
+    await new Promise((resolve) => setTimeout(resolve, 10))
+  }
+  await machine.replicate()
+}
+
+const jobs = [
+  { job: 'initial', isReplicating: false, mayResync: false },
+  { job: 'cycle', isReplicating: true, mayResync: false },
+  { job: 'resync', isReplicating: true, mayResync: true },
+]
+
+describe.each(jobs)('a process that dies during $job', ({ job, isReplicating, mayResync }) => {
+  it('loses no byte, before whichever step it dies', async () => {
+    const rehearsal = await prepared(isReplicating)
+    const steps = runWhole(rehearsal.folder, job)
+    rehearsal.remove()
+    expect(steps.length).toBeGreaterThan(5)
+    for (const [index, name] of steps.entries()) {
+      const place = await prepared(isReplicating)
+      const killed = run(place.folder, job, index + 1)
+      expect(killed.signal, `${name} (${index + 1})`).toBe('SIGKILL')
+      const engine = await place.open({ windowBytes: MIB / 2 })
+      const machine = engine.machine('web01')
+      if (!mayResync) expect((await machine.measure()).resyncReason, name).toBeNull()
+      await goOn(machine)
+      place.expectEqual(['os.raw', 'data.raw'])
+      await engine.close()
+      place.remove()
+    }
+  }, 600_000)
+})

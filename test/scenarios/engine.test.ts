@@ -1,0 +1,168 @@
+import { closeSync, openSync, readFileSync, writeSync } from 'node:fs'
+import { FaultyTransport, SeededRandom } from '@secondsite/engine/testing'
+import type { Progress } from '@secondsite/engine'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { relayTo } from './relay.js'
+import { KIB, MIB, Workplace } from './workplace.js'
+
+let place: Workplace
+
+beforeEach(() => {
+  place = new Workplace()
+})
+
+afterEach(() => place.remove())
+
+describe('replication of a machine', () => {
+  it('copies two disks while they are written to, and equals them after a cycle', async () => {
+    const disks = [place.makeDisk('os.raw', 8 * MIB), place.makeDisk('data.raw', 4 * MIB)]
+    await using engine = await place.open()
+    const machine = await place.enable(engine, disks)
+    expect(machine.state).toBe('ReadyForInitialReplication')
+    const seen: Progress[] = []
+    const copying = machine.startInitialReplication({ onProgress: (progress) => seen.push(progress) })
+    await place.scribble(machine, 50)
+    await copying
+    expect(machine.state).toBe('Replicating')
+    expect(seen.at(-1)).toMatchObject({
+      phase: 'initial-replication',
+      totalBytes: 12 * MIB,
+      doneBytes: 12 * MIB,
+    })
+    await place.scribble(machine, 50)
+    const report = await machine.replicate()
+    expect(report.sentBytes).toBeGreaterThan(0)
+    place.expectEqual(['os.raw', 'data.raw'])
+  })
+
+  it('replicates zeroed and discarded ranges as zeros', async () => {
+    const disk = place.makeDisk('os.raw', 4 * MIB, 4 * MIB)
+    await using engine = await place.open()
+    const machine = await place.enable(engine, [disk])
+    await machine.startInitialReplication()
+    await machine.disks[0]?.discard(MIB, MIB)
+    await machine.disks[0]?.writeZeroes(64 * KIB, 64 * KIB)
+    await machine.disks[0]?.write(MIB + 4096, new Uint8Array(4096).fill(7))
+    await machine.replicate()
+    place.expectEqual(['os.raw'])
+    const image = readFileSync(place.path('replica/os.raw.raw'))
+    expect(image.subarray(MIB, MIB + 4096).every((byte) => byte === 0)).toBe(true)
+    expect(image.subarray(MIB + 4096, MIB + 8192).every((byte) => byte === 7)).toBe(true)
+  })
+
+  it('needs no resynchronization after the death of the process, and loses no byte', async () => {
+    const disk = place.makeDisk('os.raw', 4 * MIB)
+    const first = await place.open()
+    const machine = await place.enable(first, [disk])
+    await machine.startInitialReplication()
+    await place.scribble(machine, 20)
+    await first.abandon()
+    await using second = await place.open()
+    const again = second.machine('web01')
+    expect(again.disks[0]?.recovery.kind).toBe('process-death')
+    expect(again.state).toBe('Replicating')
+    await again.replicate()
+    place.expectEqual(['os.raw'])
+  })
+
+  it('sends what is missing after the transport was cut in the middle of a cycle', async () => {
+    const disk = place.makeDisk('os.raw', 8 * MIB)
+    let transport: FaultyTransport | undefined
+    await using engine = await place.open({
+      wrapTransport: (inner) => {
+        transport = new FaultyTransport({ serve: relayTo(inner), random: new SeededRandom(3) })
+        return transport
+      },
+    })
+    const machine = await place.enable(engine, [disk])
+    await machine.startInitialReplication()
+    await place.scribble(machine, 80)
+    if (transport) transport.faults = { cutAfterMessages: 12 }
+    await expect(machine.replicate()).rejects.toMatchObject({ code: 'TRANSPORT_LOST' })
+    if (transport) transport.faults = {}
+    await machine.replicate()
+    place.expectEqual(['os.raw'])
+  })
+})
+
+describe('the threshold', () => {
+  it('coalesces first, then marks for resynchronization, which sends the changed ranges alone', async () => {
+    const disk = place.makeDisk('os.raw', 8 * MIB)
+    await using engine = await place.open({ windowBytes: 2 * MIB })
+    const machine = await place.enable(engine, [disk], { resyncThresholdPercent: 10 })
+    await machine.startInitialReplication()
+    for (let offset = 0; offset < 2 * MIB; offset += 64 * KIB) {
+      await machine.disks[0]?.write(offset, place.random.bytes(64 * KIB))
+    }
+    await expect(machine.replicate()).rejects.toMatchObject({ code: 'INVALID_STATE' })
+    expect(machine.state).toBe('WaitingForStartResynchronize')
+    const before = await machine.measure()
+    expect(before).toMatchObject({ health: 'Critical', resyncReason: 'LOG_THRESHOLD' })
+    await machine.disks[0]?.write(5 * MIB, place.random.bytes(4096))
+    const report = await machine.resynchronize()
+    expect(report).toMatchObject({ reason: 'LOG_THRESHOLD', comparedBytes: 2 * MIB + 64 * KIB })
+    expect(machine.state).toBe('Replicating')
+    place.expectEqual(['os.raw'])
+  })
+})
+
+describe('verify', () => {
+  it('finds a byte that changed on the replica and repairs it when asked', async () => {
+    const disk = place.makeDisk('os.raw', 4 * MIB)
+    await using engine = await place.open()
+    const machine = await place.enable(engine, [disk])
+    await machine.startInitialReplication()
+    expect(await machine.verify()).toMatchObject({ equal: true, differentBytes: 0 })
+    const image = openSync(place.path('replica/os.raw.raw'), 'r+')
+    writeSync(image, Buffer.from([1, 2, 3]), 0, 3, 3 * MIB + 17)
+    closeSync(image)
+    const found = await machine.verify()
+    expect(found).toMatchObject({ equal: false, differentBytes: 64 * KIB })
+    expect(found.digests[0]?.differences).toEqual([{ offset: 3 * MIB, lengthBytes: 64 * KIB }])
+    expect(await machine.verify({ repair: true })).toMatchObject({ equal: true })
+    place.expectEqual(['os.raw'])
+  })
+})
+
+describe('verbs', () => {
+  it('refuse what the state does not take, with the verbs it takes', async () => {
+    const disk = place.makeDisk('os.raw', MIB)
+    await using engine = await place.open()
+    const machine = await place.enable(engine, [disk])
+    await expect(machine.replicate()).rejects.toMatchObject({ code: 'INVALID_STATE' })
+    await expect(machine.suspend()).rejects.toMatchObject({
+      code: 'INVALID_STATE',
+      details: { state: 'ReadyForInitialReplication', allowedVerbs: ['startInitialReplication', 'disable'] },
+    })
+    await machine.startInitialReplication()
+    await machine.suspend()
+    expect(machine.state).toBe('Suspended')
+    await place.scribble(machine, 5)
+    await machine.resume()
+    expect(machine.state).toBe('Replicating')
+    await machine.replicate()
+    place.expectEqual(['os.raw'])
+  })
+
+  it('can be aborted, and go on where they stopped', async () => {
+    const disk = place.makeDisk('os.raw', 16 * MIB, 16 * MIB)
+    await using engine = await place.open()
+    const machine = await place.enable(engine, [disk])
+    const controller = new AbortController()
+    let reached = 0
+    const copying = machine.startInitialReplication({
+      signal: controller.signal,
+      onProgress: ({ doneBytes }) => {
+        reached = doneBytes
+        if (doneBytes >= 4 * MIB) controller.abort()
+      },
+    })
+    await expect(copying).rejects.toMatchObject({ code: 'ABORTED' })
+    expect(machine.state).toBe('InitialReplicationInProgress')
+    await machine.cancelInitialReplication()
+    const seen: Progress[] = []
+    await machine.startInitialReplication({ onProgress: (progress) => seen.push(progress) })
+    expect(seen[0]?.doneBytes).toBe(reached)
+    place.expectEqual(['os.raw'])
+  })
+})

@@ -1,0 +1,21 @@
+/**
+ * Tools of the system that a test needs. A test without its tool says so in the list of skips and passes over; in CI
+ * that is a failure unless test/allowed-skips.json has it.
+ */
+
+import { spawnSync } from 'node:child_process'
+import { appendFileSync } from 'node:fs'
+
+/** Whether `tool` is installed; if not, the skip of `test` is recorded. */
+export function hasTool(tool: string, test: string): boolean {
+  if (spawnSync('which', [tool], { stdio: 'ignore' }).status === 0) return true
+  skip(test, `${tool} is not installed`)
+  return false
+}
+
+/** Records that a test did not run, and why. */
+export function skip(test: string, reason: string): void {
+  const list = process.env['SECONDSITE_SKIP_LOG']
+  if (list) appendFileSync(list, `${test}\t${reason}\n`)
+  process.stderr.write(`skipped: ${test}: ${reason}\n`)
+}
