@@ -18,15 +18,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let value = words.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
         value.map_or(Ok(default), str::parse)
     };
-    let source = FileDevice::open(Path::new(source), Access::ReadOnly)?;
-    let replica = FileDevice::open(Path::new(replica), Access::ReadWrite)?;
+    let mut source = FileDevice::open(Path::new(source), Access::ReadOnly)?;
+    let mut replica = FileDevice::open(Path::new(replica), Access::ReadWrite)?;
     for device in [&source, &replica] {
         if has("drop") {
             fadvise(device.file(), 0, None, Advice::DontNeed)?;
         }
-        if has("random") {
-            fadvise(device.file(), 0, None, Advice::Random)?;
-        }
+    }
+    if has("random") {
+        (source, replica) = (source.for_scans(), replica.for_scans());
     }
     let options = SyncOptions {
         chunk_bytes: number("chunk", 64 << 10)?,

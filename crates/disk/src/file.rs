@@ -14,7 +14,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use rustix::fs::{Advice, FallocateFlags, SeekFrom, fadvise, fallocate, seek};
 use rustix::io::Errno;
 
 use crate::device::{BlockDevice, Extent, ExtentKind, check_range};
@@ -105,6 +105,17 @@ impl FileDevice {
     /// What the disk is.
     pub fn info(&self) -> DiskInfo {
         self.info
+    }
+
+    /// The same disk, for one who reads all of it while somebody else writes to it.
+    ///
+    /// Read-ahead fills the page cache with large folios, and each small write into one walks all of its buffers. Scans
+    /// read in large pieces anyway, so they go without; other openings of the disk keep theirs.
+    #[must_use]
+    pub fn for_scans(self) -> Self {
+        // Advice: a disk that does not take it is scanned all the same.
+        let _ = fadvise(&self.file, 0, None, Advice::Random);
+        self
     }
 
     /// The open file.

@@ -92,7 +92,7 @@ proptest! {
         from in 0..SIZE / 512, sectors in 1..SIZE / 512,
     ) {
         let dir = tempfile::tempdir().expect("a folder");
-        let (source, replica) = (image(dir.path(), "source"), image(dir.path(), "replica"));
+        let (source, replica) = (image(dir.path(), "source").for_scans(), image(dir.path(), "replica"));
         change(&source, &common);
         change(&replica, &common);
         change(&source, &of_source);
