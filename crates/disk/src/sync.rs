@@ -5,8 +5,8 @@
 //! both sides are holes nothing is read.
 //!
 //! Workers take batches from one plan. A batch belongs to one worker from the first read to the last write, so workers
-//! never wait for each other, and one that punches holes (which waits for the medium on some file systems) holds up
-//! nobody.
+//! never wait for each other's results, and while one punches holes (which waits for the medium on some file systems) the
+//! others compare.
 //!
 //! The unit of copying is the run of differing blocks of 4 KiB, not the chunk: the bytes are at hand, and a replica keeps
 //! its holes inside of a chunk. Blocks of zeros are punched, whether the source stores them or not.
