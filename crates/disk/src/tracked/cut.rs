@@ -150,7 +150,7 @@ impl TrackedDisk {
         order.sealing.retain(|sealing| sealing.number != number);
         order.tracking.header.last_id = id;
         order.tracking.write_header();
-        if order.log.is_some() && order.tracking.active.len() > super::order::CLEAN_FROM {
+        if order.log.is_some() && order.tracking.active.is_crowded() {
             drop(order);
             self.clean_regions();
         }

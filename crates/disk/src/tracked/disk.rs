@@ -9,7 +9,7 @@ use secondsite_hrl::{HrlError, LogFile, Operation};
 
 use super::files::{File, Names};
 use super::options::{FlushMode, TrackOptions};
-use super::order::{CLEAN_FROM, Order, PIECE_DATA_BYTES, PIECE_RANGE_BYTES, append_of, reason_of};
+use super::order::{Order, PIECE_DATA_BYTES, PIECE_RANGE_BYTES, append_of, reason_of};
 use super::state::{QueuedLog, ResyncReason, TrackedStatus};
 use crate::device::{BlockDevice, Extent, check_range};
 use crate::error::{DiskError, Place, Result};
@@ -26,6 +26,8 @@ pub struct TrackedDisk {
     /// Held by one slow operation at a time: cut, release, fold, resync, close.
     pub(crate) housekeeping: Mutex<()>,
     gate: FlushGate,
+    /// Longest request that the regions always have room for.
+    piece_bytes_max: u64,
     is_rotating: AtomicBool,
     pub(crate) is_closed: AtomicBool,
     me: Weak<TrackedDisk>,
@@ -45,6 +47,7 @@ impl TrackedDisk {
             device,
             options,
             names,
+            piece_bytes_max: order.tracking.active.piece_bytes_max(),
             order: Mutex::new(order),
             queue: Mutex::new(queue),
             housekeeping: Mutex::new(()),
@@ -106,6 +109,7 @@ impl TrackedDisk {
     ) -> Result<()> {
         check_range(&*self.device, offset, length_bytes)?;
         let piece_max = if data.is_empty() { PIECE_RANGE_BYTES } else { PIECE_DATA_BYTES };
+        let piece_max = piece_max.min(self.piece_bytes_max);
         let mut done = 0;
         while done < length_bytes {
             let (at, length) = (offset + done, piece_max.min(length_bytes - done));
@@ -201,7 +205,7 @@ impl TrackedDisk {
             order.tracking.write_header();
             order.tracking.sync();
         }
-        if order.tracking.active.len() > CLEAN_FROM && are_logs_durable {
+        if order.tracking.active.is_crowded() && are_logs_durable {
             if order.log.is_none() && !must_keep_floor {
                 order.tracking.sync();
             }

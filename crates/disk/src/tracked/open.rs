@@ -179,6 +179,7 @@ impl<'o> Opening<'o> {
             covered,
         };
         opening.tracking.sync();
+        opening.tracking.active.limit(options.active_region_count_max);
         if opening.recovery == Recovery::ProcessDeath && opening.tracking.header.generation == 0 {
             // What the tracking file knew is lost, so no log can be trusted to be all there is.
             opening.set_aside_from(0, ResyncReason::LogDamaged)?;

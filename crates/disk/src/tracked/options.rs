@@ -30,6 +30,8 @@ pub struct TrackOptions {
     pub entry_count_max: u64,
     /// A log of so many bytes is rotated without a cut; default 4 GiB.
     pub log_size_bytes_max: u64,
+    /// Most regions active at once, 4 to 1228 (the default): what is compared after a power loss, in units of 4 MiB.
+    pub active_region_count_max: usize,
     /// Unix nanoseconds.
     pub clock: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// Fills a buffer with bytes that guests cannot guess.
@@ -58,6 +60,7 @@ impl TrackOptions {
             boot_id,
             entry_count_max: 1 << 20,
             log_size_bytes_max: 4 << 30,
+            active_region_count_max: super::regions::ACTIVE_REGIONS_MAX,
             clock,
             random,
             log_fault: None,

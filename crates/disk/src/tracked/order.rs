@@ -8,7 +8,6 @@ use super::bits::SparseBits;
 use super::file::Tracking;
 use super::files::File;
 use super::options::TrackOptions;
-use super::regions::{ACTIVE_REGIONS_MAX, REGION_BYTES, REQUEST_REGIONS_MAX};
 use super::state::{Mode, ResyncReason};
 
 /// Sequence numbers: the number of the log in the upper bits, the entry in it in the lower. So the next log can be
@@ -20,9 +19,6 @@ const ENTRIES_HARD_MAX: u64 = (1 << SEQUENCE_BITS) - 1024;
 pub(crate) const PIECE_DATA_BYTES: u64 = 32 << 20;
 /// Longest zero or discard range in one step.
 pub(crate) const PIECE_RANGE_BYTES: u64 = 512 << 20;
-const _: () = assert!(PIECE_RANGE_BYTES / REGION_BYTES < REQUEST_REGIONS_MAX);
-/// From here on a flush cleans regions.
-pub(crate) const CLEAN_FROM: usize = ACTIVE_REGIONS_MAX * 3 / 4;
 
 /// A log being written.
 pub(crate) struct OpenLog {

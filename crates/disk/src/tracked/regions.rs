@@ -21,13 +21,10 @@ use super::bits::{BITS_BYTES, SECTOR_BITS, SectorBits};
 pub const REGION_BYTES: u64 = 4 << 20;
 /// Most regions active at once.
 pub const ACTIVE_REGIONS_MAX: usize = 1228;
+/// The lowest bound that can be asked for: a request needs two regions, twice.
+pub(crate) const ACTIVE_REGIONS_MIN: usize = 4;
 /// Regions activated together.
 const GROUP: u64 = 8;
-/// Regions that one request may touch, so that a request and the cleaning before it always find room. Larger requests
-/// are carried out in pieces.
-pub(crate) const REQUEST_REGIONS_MAX: u64 = 256;
-
-const _: () = assert!((REQUEST_REGIONS_MAX as usize) < ACTIVE_REGIONS_MAX);
 const _: () = assert!(ACTIVE_REGIONS_MAX as u64 * REGION_BYTES == 5_150_605_312);
 
 /// The active regions, each with the epoch of its last write.
@@ -36,13 +33,29 @@ pub(crate) struct ActiveRegions {
     regions: BTreeMap<u64, u64>,
     region_count: u64,
     epoch: u64,
+    active_count_max: usize,
 }
 
 impl ActiveRegions {
     /// No region of a disk of this size is active.
     pub(crate) fn new(disk_size_bytes: u64) -> Self {
         let region_count = disk_size_bytes.div_ceil(REGION_BYTES);
-        Self { regions: BTreeMap::new(), region_count, epoch: 1 }
+        Self { regions: BTreeMap::new(), region_count, epoch: 1, active_count_max: ACTIVE_REGIONS_MAX }
+    }
+
+    /// Lowers the bound; what is active already stays.
+    pub(crate) fn limit(&mut self, active_count_max: usize) {
+        self.active_count_max = active_count_max.clamp(ACTIVE_REGIONS_MIN, ACTIVE_REGIONS_MAX);
+    }
+
+    /// Bytes that a request may have so that it always fits: a piece that is not aligned touches one region more.
+    pub(crate) fn piece_bytes_max(&self) -> u64 {
+        (self.active_count_max as u64 / 2 - 1) * REGION_BYTES
+    }
+
+    /// Whether it is time to clean: three quarters of the bound are reached.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.regions.len() > self.active_count_max * 3 / 4
     }
 
     /// As the tracking file says.
@@ -76,7 +89,7 @@ impl ActiveRegions {
     pub(crate) fn missing(&self, offset: u64, length_bytes: u64) -> Option<Vec<u64>> {
         let touched = regions_of(offset, length_bytes);
         let mut missing: Vec<u64> = touched.clone().filter(|r| !self.regions.contains_key(r)).collect();
-        let mut room = ACTIVE_REGIONS_MAX.checked_sub(self.regions.len() + missing.len())?;
+        let mut room = self.active_count_max.checked_sub(self.regions.len() + missing.len())?;
         if missing.is_empty() {
             return Some(missing);
         }
