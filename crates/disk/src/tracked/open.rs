@@ -362,11 +362,12 @@ impl<'o> Opening<'o> {
 
     /// After recovery: what power loss leaves to compare, an open log, and a header that says "in use".
     fn settle(&mut self) -> Result<()> {
-        if self.recovery == Recovery::PowerLoss {
-            if self.tracking.active.len() > 0 {
-                self.tracking.change_active();
-                self.owe(ResyncReason::PowerLoss);
-            }
+        if self.recovery == Recovery::PowerLoss && self.tracking.active.len() > 0 {
+            self.tracking.change_active();
+            self.owe(ResyncReason::PowerLoss);
+        }
+        if matches!(self.recovery, Recovery::PowerLoss | Recovery::Created) {
+            // What was redone, or written by others before tracking began, is in no log that could bring it back.
             self.device.flush()?;
         }
         let header = &mut self.tracking.header;

@@ -88,6 +88,9 @@ impl TrackedDisk {
             order.tracking.changed().clone()
         };
         self.options.step("resync-started");
+        // What is compared must not vanish with the power after the replica has it: from here on the log sees to that,
+        // and what the map alone knew is made durable now.
+        self.device.flush()?;
         self.sync_tracking();
         self.options.step("candidates-durable");
         self.order.lock().tracking.forget_changed(&taken);

@@ -12,7 +12,7 @@ use secondsite_disk::{
 use secondsite_hrl::faults::SplitMix;
 use secondsite_hrl::{LogReader, Operation, ReadOptions, index_path};
 
-pub const DISK_BYTES: u64 = 9 << 20;
+pub const DISK_BYTES: u64 = 40 << 20;
 pub const DISK_ID: [u8; 16] = [0xd1; 16];
 
 pub type Steps = Arc<dyn Fn(&str) + Send + Sync>;
