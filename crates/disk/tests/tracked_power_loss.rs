@@ -1,5 +1,6 @@
 //! Power loss at random: what was flushed is on the disk, every other sector holds something that was written to it,
 //! and the replica converges by comparing no more than what the tracked disk says.
+#![allow(clippy::unwrap_used, reason = "helpers of a test state their expectations with unwrap")]
 
 mod tracked_common;
 

@@ -1,4 +1,5 @@
 //! The death of the process at every step: nothing acknowledged is lost, nothing is compared again.
+#![allow(clippy::unwrap_used, reason = "helpers of a test state their expectations with unwrap")]
 
 mod tracked_common;
 

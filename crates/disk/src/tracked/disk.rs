@@ -14,6 +14,9 @@ use super::state::{QueuedLog, ResyncReason, TrackedStatus};
 use crate::device::{BlockDevice, Extent, check_range};
 use crate::error::{DiskError, Place, Result};
 
+/// Carries out a piece of a request on the disk: offset, length, data.
+type Execute<'a> = dyn Fn(u64, u64, &[u8]) -> Result<()> + 'a;
+
 /// A disk whose every write is in a log, or in the changed map.
 ///
 /// Dropping it without [`close`](Self::close) is what the death of a process is to it.
@@ -105,7 +108,7 @@ impl TrackedDisk {
         offset: u64,
         length_bytes: u64,
         data: &[u8],
-        execute: &dyn Fn(u64, u64, &[u8]) -> Result<()>,
+        execute: &Execute<'_>,
     ) -> Result<()> {
         check_range(&*self.device, offset, length_bytes)?;
         let piece_max = if data.is_empty() { PIECE_RANGE_BYTES } else { PIECE_DATA_BYTES };

@@ -55,7 +55,7 @@ pub(crate) struct Tracking {
 
 /// What a tracking file turned out to be.
 pub(crate) enum Loaded {
-    Whole(Tracking),
+    Whole(Box<Tracking>),
     /// Both copies of the header are damaged, or a sector of a map is.
     Damaged,
     /// Written by a later version of this program.
@@ -101,7 +101,7 @@ impl Tracking {
                 return Ok(Loaded::Damaged);
             }
         }
-        Ok(Loaded::Whole(tracking))
+        Ok(Loaded::Whole(Box::new(tracking)))
     }
 
     fn load_map(&mut self, map: Map) -> io::Result<bool> {

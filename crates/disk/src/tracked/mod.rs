@@ -41,6 +41,6 @@ pub use cut::cut;
 pub use disk::TrackedDisk;
 pub use file::CHUNK_BYTES;
 pub use files::{FsTrackFiles, LogFault, TrackFiles};
-pub use options::{FlushMode, TrackOptions};
+pub use options::{Clock, FlushMode, Random, Steps, TrackOptions};
 pub use regions::{ACTIVE_REGIONS_MAX, REGION_BYTES};
 pub use state::{Mode, Opened, QueuedLog, Recovery, ResyncReason, TrackedStatus};

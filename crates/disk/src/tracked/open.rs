@@ -153,7 +153,7 @@ impl<'o> Opening<'o> {
             Loaded::Whole(tracking) => {
                 check_disk(device, options, &tracking.header)?;
                 let recovery = recovery_of(&tracking.header, options);
-                (tracking, recovery)
+                (*tracking, recovery)
             }
             Loaded::Damaged => {
                 let next_number = numbers.last().map_or(1, |last| last + 1);
@@ -200,7 +200,8 @@ impl<'o> Opening<'o> {
             match look(self.options, &path) {
                 Found::Foreign => {}
                 Found::Unused => self.given_up.push(number),
-                Found::Sealed(log, reader) => {
+                Found::Sealed(found) => {
+                    let (log, reader) = *found;
                     if self.recovery == Recovery::PowerLoss {
                         let floor = self.tracking.header.floor_sequence;
                         self.redone_bytes += redo_sealed(self.device, &reader, floor)?;

@@ -14,6 +14,13 @@ pub enum FlushMode {
     Log,
 }
 
+/// Gives the time, Unix nanoseconds.
+pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+/// Fills a buffer with random bytes.
+pub type Random = Arc<dyn Fn(&mut [u8]) + Send + Sync>;
+/// Learns the name of each step.
+pub type Steps = Arc<dyn Fn(&str) + Send + Sync>;
+
 /// How to open a tracked disk.
 #[derive(Clone)]
 pub struct TrackOptions {
@@ -33,13 +40,13 @@ pub struct TrackOptions {
     /// Most regions active at once, 4 to 1228 (the default): what is compared after a power loss, in units of 4 MiB.
     pub active_region_count_max: usize,
     /// Unix nanoseconds.
-    pub clock: Arc<dyn Fn() -> u64 + Send + Sync>,
+    pub clock: Clock,
     /// Fills a buffer with bytes that guests cannot guess.
-    pub random: Arc<dyn Fn(&mut [u8]) + Send + Sync>,
+    pub random: Random,
     /// Fails operations on logs, for tests.
     pub log_fault: Option<LogFault>,
     /// Learns each step by name, for tests that stop there.
-    pub steps: Option<Arc<dyn Fn(&str) + Send + Sync>>,
+    pub steps: Option<Steps>,
     /// The folder of logs and tracking file.
     pub files: Arc<dyn TrackFiles>,
 }
@@ -50,8 +57,8 @@ impl TrackOptions {
         tracking_directory: PathBuf,
         disk_id: [u8; 16],
         boot_id: String,
-        clock: Arc<dyn Fn() -> u64 + Send + Sync>,
-        random: Arc<dyn Fn(&mut [u8]) + Send + Sync>,
+        clock: Clock,
+        random: Random,
     ) -> Self {
         Self {
             tracking_directory,

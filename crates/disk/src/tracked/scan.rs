@@ -19,7 +19,7 @@ const EMPTY_INDEX_BYTES: u64 = 4096;
 /// What a log file turned out to be.
 pub(crate) enum Found {
     /// Sealed, and its index is whole.
-    Sealed(QueuedLog, LogReader<File>),
+    Sealed(Box<(QueuedLog, LogReader<File>)>),
     /// Not sealed: to be recovered.
     Open,
     /// Never used: nothing was ever appended to it.
@@ -87,7 +87,8 @@ fn look_closer(options: &TrackOptions, path: &Path) -> std::result::Result<Found
     let cut_time_ns = unix_ns(header.modified_seconds);
     let reader = LogReader::from_files(log, Some(index), ReadOptions::default())?;
     let sealed = describe(&reader, options.disk_id)?;
-    Ok(Found::Sealed(QueuedLog { path: path.to_path_buf(), sealed, cut_time_ns }, reader))
+    let queued = QueuedLog { path: path.to_path_buf(), sealed, cut_time_ns };
+    Ok(Found::Sealed(Box::new((queued, reader))))
 }
 
 fn was_never_used(options: &TrackOptions, path: &Path) -> bool {

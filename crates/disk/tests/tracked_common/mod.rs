@@ -1,4 +1,5 @@
 //! A tracked disk over memory, with an oracle and a replica that knows nothing but what is shipped to it.
+#![allow(clippy::unwrap_used, reason = "helpers of a test state their expectations with unwrap")]
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use std::path::{Path, PathBuf};
