@@ -12,9 +12,11 @@ const needed = [
 
 function checkTools() {
   const [major = 0, minor = 0] = process.versions.node.split('.').map(Number)
-  if (major < 20 || (major === 20 && minor < 20)) fail(`Node 20.20 or newer is needed, this is ${process.version}`)
+  if (major < 20 || (major === 20 && minor < 20))
+    fail(`Node 20.20 or newer is needed, this is ${process.version}`)
   for (const [command, args, text] of needed) {
-    if (spawnSync(command, args, { stdio: 'ignore' }).status !== 0) fail(`${command} was not found: install ${text}`)
+    if (spawnSync(command, args, { stdio: 'ignore' }).status !== 0)
+      fail(`${command} was not found: install ${text}`)
   }
 }
 
@@ -34,7 +36,11 @@ function nativeOutputs() {
 }
 
 const manifests = ['pnpm-lock.yaml', 'pnpm-workspace.yaml', 'package.json']
-const packageManifests = ['packages/engine/package.json', 'packages/cli/package.json', 'packages/native/package.json']
+const packageManifests = [
+  'packages/engine/package.json',
+  'packages/cli/package.json',
+  'packages/native/package.json',
+]
 
 checkTools()
 whenChanged('packages', [...manifests, ...packageManifests], ['node_modules/.modules.yaml'], installPackages)

@@ -28,7 +28,12 @@ function check(name, command, args) {
 
 function cargoTests() {
   const args = ['test', '--workspace', '--exclude', 'secondsite-node', '--no-fail-fast']
-  const result = spawnSync('cargo', isSlow ? [...args, '--release'] : args, { cwd: root, env, encoding: 'utf8', maxBuffer: 1 << 28 })
+  const result = spawnSync('cargo', isSlow ? [...args, '--release'] : args, {
+    cwd: root,
+    env,
+    encoding: 'utf8',
+    maxBuffer: 1 << 28,
+  })
   process.stdout.write(result.stdout)
   process.stderr.write(result.stderr)
   const sums = [...result.stdout.matchAll(/^test result: \w+\. (\d+) passed; (\d+) failed/gm)]
@@ -40,22 +45,32 @@ function cargoTests() {
 function vitestTests() {
   const report = join(scratch, 'vitest.json')
   const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${report}`]
-  const { status } = spawnSync(join(root, 'node_modules/.bin/vitest'), ['run', ...reporters], { cwd: root, stdio: 'inherit', env })
+  const { status } = spawnSync(join(root, 'node_modules/.bin/vitest'), ['run', ...reporters], {
+    cwd: root,
+    stdio: 'inherit',
+    env,
+  })
   if (!existsSync(report)) return count('vitest', 0, 1)
-  const { numPassedTests, numFailedTests, numPendingTests, numTodoTests } = JSON.parse(readFileSync(report, 'utf8'))
+  const { numPassedTests, numFailedTests, numPendingTests, numTodoTests } = JSON.parse(
+    readFileSync(report, 'utf8'),
+  )
   const notRun = numPendingTests + numTodoTests
-  if (notRun > 0) console.log(`${notRun} tests are marked as skipped in the source; skip with a reason instead`)
+  if (notRun > 0)
+    console.log(`${notRun} tests are marked as skipped in the source; skip with a reason instead`)
   const failed = numFailedTests + notRun
   count('vitest', numPassedTests, failed === 0 && status !== 0 ? 1 : failed)
 }
 
 function reportSkips() {
   if (!existsSync(skipLog)) return
-  const allowed = JSON.parse(readFileSync(join(root, 'test/allowed-skips.json'), 'utf8')).map((skip) => skip.test)
+  const allowed = JSON.parse(readFileSync(join(root, 'test/allowed-skips.json'), 'utf8')).map(
+    (skip) => skip.test,
+  )
   for (const line of new Set(readFileSync(skipLog, 'utf8').split('\n').filter(Boolean))) {
     const [test = '', reason = ''] = line.split('\t')
     console.log(`skipped: ${test}: ${reason}`)
-    if (process.env.CI && !allowed.includes(test)) count(`skip of ${test} is not listed in test/allowed-skips.json`, 0, 1)
+    if (process.env.CI && !allowed.includes(test))
+      count(`skip of ${test} is not listed in test/allowed-skips.json`, 0, 1)
   }
 }
 

@@ -205,10 +205,6 @@ export interface NativeSealedLog {
 /** How to compare and copy. */
 export interface NativeSyncOptions {
   chunkBytes: number
-  /** `xxh3-128` or `blake3`. */
-  digest: string
-  /** 16 hex digits. */
-  seed: string
   /** Compare only. */
   dryRun: boolean
   /** 1, or more for a thread a side. */

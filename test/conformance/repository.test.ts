@@ -51,10 +51,18 @@ describe('the public package', () => {
     expect(Object.keys(engine).sort()).toEqual([
       'Engine',
       'SecondsiteError',
+      'applyLogs',
+      'digestDisk',
+      'exportLog',
       'formatBytes',
       'formatDuration',
       'isSecondsiteError',
+      'readEntries',
+      'showLog',
+      'syncDisks',
       'systemClock',
+      'verifyDisks',
+      'verifyLogs',
     ])
   })
 })

@@ -2,7 +2,15 @@
  * A folder with disks, a state directory and a replica, and the checks that every scenario needs.
  */
 
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Engine, type EngineOptions, type PolicyInput, type ProtectedMachine } from '@secondsite/engine'
@@ -12,8 +20,11 @@ import { expect } from 'vitest'
 export const KIB = 1024
 export const MIB = 1024 * KIB
 
+/** A file system in memory where there is one: these tests end processes, not machines, so a sync need not be slow. */
+const base = existsSync('/dev/shm') ? '/dev/shm' : tmpdir()
+
 export class Workplace {
-  readonly folder = mkdtempSync(join(tmpdir(), 'secondsite-scenario-'))
+  readonly folder = mkdtempSync(join(base, 'secondsite-scenario-'))
   readonly random: SeededRandom
 
   constructor(seed = 1) {

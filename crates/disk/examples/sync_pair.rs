@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use rustix::fs::{Advice, fadvise};
-use secondsite_disk::{Access, BlockDevice, DigestAlgorithm, FileDevice, SyncOptions, sync_range};
+use secondsite_disk::{Access, BlockDevice, FileDevice, SyncOptions, sync_range};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -30,8 +30,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let options = SyncOptions {
         chunk_bytes: number("chunk", 64 << 10)?,
-        algorithm: if has("blake3") { DigestAlgorithm::Blake3 } else { DigestAlgorithm::Xxh3_128 },
-        seed: 1,
         dry_run: has("dry"),
         threads: number("threads", 2)? as usize,
     };

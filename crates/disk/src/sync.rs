@@ -21,7 +21,7 @@ use std::sync::atomic::AtomicBool;
 use parking_lot::Mutex;
 
 use crate::device::{BlockDevice, ExtentKind, check_range};
-use crate::digest::{DigestAlgorithm, ExtentCursor, READ_BYTES, check_chunk_bytes, refuse_stopped};
+use crate::digest::{ExtentCursor, READ_BYTES, check_chunk_bytes, refuse_stopped};
 use crate::error::Result;
 
 /// A batch is at most this, or one chunk: small enough that workers end together, large enough to read ahead in.
@@ -34,10 +34,6 @@ const BLOCK_BYTES: usize = 4096;
 pub struct SyncOptions {
     /// Unit of counting differences: a multiple of 512, at most [`CHUNK_BYTES_MAX`](crate::CHUNK_BYTES_MAX).
     pub chunk_bytes: u64,
-    /// How chunks are digested where sides are apart; two disks of one machine are compared byte by byte.
-    pub algorithm: DigestAlgorithm,
-    /// Seed of those digests.
-    pub seed: u64,
     /// Compare only.
     pub dry_run: bool,
     /// Workers, the caller being one of them; 0 means 1.

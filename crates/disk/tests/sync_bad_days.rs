@@ -20,8 +20,7 @@ const SIZE: u64 = 16 << 20;
 static RUNNING: AtomicBool = AtomicBool::new(false);
 
 fn options(threads: usize) -> SyncOptions {
-    let algorithm = DigestAlgorithm::Xxh3_128;
-    SyncOptions { chunk_bytes: CHUNK, algorithm, seed: 3, dry_run: false, threads }
+    SyncOptions { chunk_bytes: CHUNK, dry_run: false, threads }
 }
 
 fn sync(source: &dyn BlockDevice, replica: &dyn BlockDevice, threads: usize) -> Result<SyncReport> {

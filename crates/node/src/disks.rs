@@ -28,10 +28,6 @@ pub struct NativeDiskInfo {
 #[napi(object)]
 pub struct NativeSyncOptions {
     pub chunk_bytes: f64,
-    /// `xxh3-128` or `blake3`.
-    pub digest: String,
-    /// 16 hex digits.
-    pub seed: String,
     /// Compare only.
     pub dry_run: bool,
     /// 1, or more for a thread a side.
@@ -85,8 +81,8 @@ pub fn sync_range(
     options: NativeSyncOptions,
 ) -> Result<NativeSyncReport> {
     let access = if options.dry_run { Access::ReadOnly } else { Access::ReadWrite };
-    let source = FileDevice::open(Path::new(&source), Access::ReadOnly).map_err(from_disk)?;
-    let replica = FileDevice::open(Path::new(&replica), access).map_err(from_disk)?;
+    let source = FileDevice::open(Path::new(&source), Access::ReadOnly).map_err(from_disk)?.for_scans();
+    let replica = FileDevice::open(Path::new(&replica), access).map_err(from_disk)?.for_scans();
     let options = sync_options(&options)?;
     let (from, length_bytes) = (offset("from", from)?, offset("lengthBytes", length_bytes)?);
     let report = sync_disks(&source, &replica, from, length_bytes, &options, &AtomicBool::new(false))
@@ -110,7 +106,7 @@ pub fn digest_image(
     seed: String,
     digest_bytes: f64,
 ) -> Result<Uint8Array> {
-    let image = FileDevice::open(Path::new(&path), Access::ReadOnly).map_err(from_disk)?;
+    let image = FileDevice::open(Path::new(&path), Access::ReadOnly).map_err(from_disk)?.for_scans();
     digest_device(&image, &ranges, chunk_bytes, &digest, &seed, digest_bytes)
 }
 
@@ -134,8 +130,6 @@ pub fn digest_device(
 fn sync_options(options: &NativeSyncOptions) -> Result<SyncOptions> {
     Ok(SyncOptions {
         chunk_bytes: offset("chunkBytes", options.chunk_bytes)?,
-        algorithm: algorithm_of(&options.digest)?,
-        seed: seed_of(&options.seed)?,
         dry_run: options.dry_run,
         threads: options.threads as usize,
     })

@@ -1,0 +1,15 @@
+/** One-shot tools: work on images and logs that needs no engine, no state directory and no replica store. */
+
+export { digestDisk } from './digest.js'
+export {
+  applyLogs,
+  exportLog,
+  type LogCheck,
+  type LogEntry,
+  type LogReport,
+  readEntries,
+  showLog,
+  verifyLogs,
+} from './logs.js'
+export { type SyncOptions, type SyncProgress, type SyncResult, syncDisks } from './sync.js'
+export { type VerifyDisksOptions, verifyDisks } from './verify.js'
