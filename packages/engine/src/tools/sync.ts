@@ -1,16 +1,15 @@
 /**
  * One-shot synchronization of two images or block devices.
  *
- * The disk is walked in batches, each one call of the core in a worker: digests of chunks of both sides, copies of what
- * differs. Between batches the caller may stop it, and once a second the replica is made durable and the place is noted,
+ * The disk is walked in batches, each one call of the core in a worker, which reads both sides, compares
+ * their bytes and copies the blocks that differ. Between batches the caller may stop it, and once a second the replica is made durable and the place is noted,
  * so that a killed run goes on from there. The source must not be written to meanwhile: a disk in use is replicated by
  * the engine, not by this.
  */
 
-import { randomBytes } from 'node:crypto'
 import { existsSync, realpathSync } from 'node:fs'
 import { SecondsiteError, throwIfAborted } from '../errors.js'
-import { type DigestAlgorithm, native, type NativeSyncReport } from '../native/index.js'
+import { native, type NativeSyncReport } from '../native/index.js'
 import { WorkerPool } from '../pool/pool.js'
 import { MIB } from '../units.js'
 import {
@@ -40,8 +39,6 @@ export interface SyncProgress {
 export interface SyncOptions {
   /** A power of two, 4096 to 4 194 304, default 65 536. */
   readonly chunkBytes?: number
-  /** Default `xxh3-128`. */
-  readonly digest?: DigestAlgorithm
   /** 1 to 64, default 2: a thread a side. */
   readonly threads?: number
   /** Compares only. */
@@ -73,7 +70,6 @@ export interface SyncResult {
 
 interface Settings extends SyncOptions {
   readonly chunkBytes: number
-  readonly digest: DigestAlgorithm
   readonly threads: number
   readonly dryRun: boolean
   readonly batchBytes: number
@@ -129,7 +125,7 @@ function checkPair(source: string, replica: string, sizeBytes: number): void {
 }
 
 function settingsOf(options: SyncOptions): Settings {
-  const { chunkBytes = 64 * 1024, digest = 'xxh3-128', threads = 2, dryRun = false } = options
+  const { chunkBytes = 64 * 1024, threads = 2, dryRun = false } = options
   const isPower = Number.isSafeInteger(chunkBytes) && Number.isInteger(Math.log2(chunkBytes))
   check(
     isPower && chunkBytes >= CHUNK_BYTES_MIN && chunkBytes <= CHUNK_BYTES_MAX,
@@ -137,7 +133,6 @@ function settingsOf(options: SyncOptions): Settings {
     chunkBytes,
     'a power of two, 4096 to 4194304',
   )
-  check(digest === 'xxh3-128' || digest === 'blake3', 'digest', digest, 'xxh3-128 or blake3')
   check(
     Number.isInteger(threads) && threads >= 1 && threads <= THREAD_COUNT_MAX,
     'threads',
@@ -151,7 +146,7 @@ function settingsOf(options: SyncOptions): Settings {
     batchBytes,
     'a multiple of chunkBytes',
   )
-  return { ...options, chunkBytes, digest, threads, dryRun, batchBytes }
+  return { ...options, chunkBytes, threads, dryRun, batchBytes }
 }
 
 function check(isGood: boolean, option: string, value: number | string, range: string): void {
@@ -180,8 +175,7 @@ class SyncRun {
     this.#sizeBytes = sizeBytes
     this.#settings = settings
     this.#pool = pool
-    const { chunkBytes, digest } = settings
-    this.#key = resumeKeyOf(source, replica, { sizeBytes, chunkBytes, digest })
+    this.#key = resumeKeyOf(source, replica, { sizeBytes, chunkBytes: settings.chunkBytes })
     this.#point = this.#startingPoint()
     this.#resumedFromOffset = this.#point.nextOffset
   }
@@ -204,25 +198,23 @@ class SyncRun {
     }
   }
 
+  /** A block device does not tell when it was written to, so a run over one always begins at its start. */
   #startingPoint(): ResumePoint {
     const { dryRun, restart } = this.#settings
-    const saved = dryRun || restart ? undefined : readResumePoint(this.#replica, this.#key)
-    // A fresh seed each time: whoever wrote the disk cannot have prepared chunks whose digests collide.
-    return (
-      saved ?? { seed: randomBytes(8).toString('hex'), nextOffset: 0, differentBytes: 0, writtenBytes: 0 }
-    )
+    const isFresh = dryRun || restart || native.probeDisk(this.#source).isBlockDevice
+    const saved = isFresh ? undefined : readResumePoint(this.#replica, this.#key)
+    return saved ?? { nextOffset: 0, differentBytes: 0, writtenBytes: 0 }
   }
 
   async #batch(): Promise<void> {
-    const { chunkBytes, digest, dryRun, threads, batchBytes } = this.#settings
-    const { nextOffset, seed } = this.#point
+    const { chunkBytes, dryRun, threads, batchBytes } = this.#settings
+    const { nextOffset } = this.#point
     const lengthBytes = Math.min(batchBytes, this.#sizeBytes - nextOffset)
-    const how = { chunkBytes, digest, seed, dryRun, threads }
+    const how = { chunkBytes, dryRun, threads }
     const args = [this.#source, this.#replica, nextOffset, lengthBytes, how]
     const report = (await this.#pool.run('native', { call: 'syncRange', args })) as NativeSyncReport
     if (this.#firstDifference < 0) this.#firstDifference = report.firstDifference
     this.#point = {
-      seed,
       nextOffset: nextOffset + lengthBytes,
       differentBytes: this.#point.differentBytes + report.differentBytes,
       writtenBytes: this.#point.writtenBytes + report.writtenBytes,
