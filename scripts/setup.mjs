@@ -1,6 +1,6 @@
 // Makes a clone ready to run: packages, native addon, TypeScript. What is up to date is left alone.
 import { spawnSync } from 'node:child_process'
-import { readdirSync, readFileSync } from 'node:fs'
+import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { fail, root, run, whenChanged } from './steps.mjs'
 
@@ -20,8 +20,10 @@ function checkTools() {
   }
 }
 
+// Not in package.json's packageManager: pnpm 12 then refuses a frozen lockfile in a fresh clone.
+const packageManager = 'pnpm@12.21.0'
+
 function installPackages() {
-  const { packageManager } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
   run('npx', ['--yes', packageManager, 'install', '--frozen-lockfile'])
 }
 
