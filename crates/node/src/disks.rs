@@ -80,7 +80,7 @@ pub fn sync_range(
     length_bytes: f64,
     options: NativeSyncOptions,
 ) -> Result<NativeSyncReport> {
-    let access = if options.dry_run { Access::ReadOnly } else { Access::ReadWrite };
+    let access = if options.dry_run { Access::ReadOnly } else { Access::Exclusive };
     let source = FileDevice::open(Path::new(&source), Access::ReadOnly).map_err(from_disk)?.for_scans();
     let replica = FileDevice::open(Path::new(&replica), access).map_err(from_disk)?.for_scans();
     let options = sync_options(&options)?;

@@ -245,7 +245,7 @@ pub fn build_tracked_batch(
 /// Writes the entries of logs to an image, in order, and syncs it.
 #[napi(catch_unwind)]
 pub fn apply_logs(image: String, logs: Vec<String>, is_verified: bool) -> Result<NativeApplyReport> {
-    let image = FileDevice::open(Path::new(&image), Access::ReadWrite).map_err(from_disk)?;
+    let image = FileDevice::open(Path::new(&image), Access::Exclusive).map_err(from_disk)?;
     let paths: Vec<&Path> = logs.iter().map(Path::new).collect();
     let stop = std::sync::atomic::AtomicBool::new(false);
     let report = apply_to(&image, &paths, is_verified, &stop).map_err(from_disk)?;

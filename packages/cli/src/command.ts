@@ -37,9 +37,15 @@ export async function runCommand(args: readonly string[], output: Output): Promi
     await program.parseAsync([...args], { from: 'user' })
     return exitCode
   } catch (error) {
-    if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage
-    throw error
+    if (!(error instanceof CommanderError)) throw error
+    if (error.exitCode === 0) return EXIT.ok
+    if (args.includes('--json')) output.json(usageObject(error.message))
+    return EXIT.usage
   }
+}
+
+function usageObject(message: string): { error: object } {
+  return { error: { code: 'OPTION_OUT_OF_RANGE', message, details: {}, hint: 'See --help.' } }
 }
 
 function programOf(output: Output, finish: (code: ExitCode) => void): Command {

@@ -8,13 +8,13 @@ import { table } from './output.js'
 
 /** `demo [--keep]`. */
 export async function demo(
-  { output, isJson }: Invocation,
+  { output, isJson, signal }: Invocation,
   _args: string[],
   given: Record<string, unknown>,
 ): Promise<ExitCode> {
   const say = isJson ? () => {} : output.say
   const keep = given['keep'] === true
-  const report = await runDemo({ say, onProgress: (step) => output.progress(step) }, { keep })
+  const report = await runDemo({ say, onProgress: (step) => output.progress(step) }, { keep, signal })
   output.progress(undefined)
   if (isJson) output.json(report)
   else output.say(`\n${tableOf(report.steps)}\n${report.isGood ? 'all checks passed' : 'A CHECK FAILED'}`)
@@ -31,5 +31,5 @@ function tableOf(steps: readonly DemoStep[]): string {
     formatBytes(step.comparedBytes),
     formatDuration(step.durationMs),
   ])
-  return table(['step', 'written', 'logs left', 'sent', 'compared', 'time'], rows)
+  return table(['step', 'written', 'logged', 'sent', 'compared', 'time'], rows)
 }

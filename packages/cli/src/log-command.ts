@@ -7,6 +7,7 @@ import {
   type LogEntry,
   type LogReport,
   readEntries,
+  SecondsiteError,
   showLog,
   verifyLogs,
 } from '@secondsite/engine'
@@ -51,8 +52,7 @@ export async function logApply({ output, isJson }: Invocation, args: string[]): 
   const image = args.at(-1)
   const files = args.slice(0, -1)
   if (image === undefined || files.length === 0) {
-    output.warn('error: name at least one log, and the image last')
-    return EXIT.usage
+    throw new SecondsiteError('OPTION_OUT_OF_RANGE', { message: 'name at least one log, and the image last' })
   }
   const report = await applyLogs(files, image)
   const { entryCount, writtenBytes, discardedBytes } = report

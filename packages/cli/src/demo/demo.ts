@@ -9,8 +9,10 @@ import {
   Engine,
   formatBytes,
   isSecondsiteError,
+  type JobOptions,
   type ProgressListener,
   type ProtectedMachine,
+  SecondsiteError,
 } from '@secondsite/engine'
 import { SeededRandom } from '@secondsite/engine/testing'
 import { BreakableTransport } from './breakable-transport.js'
@@ -22,7 +24,7 @@ export interface DemoStep {
   readonly durationMs: number
   /** Bytes written to the disk meanwhile. */
   readonly writtenBytes: number
-  /** Bytes of logs that were waiting at the end. */
+  /** Bytes that the logs grew by. */
   readonly loggedBytes: number
   readonly sentBytes: number
   readonly comparedBytes: number
@@ -38,6 +40,8 @@ export interface DemoOutput {
 export interface DemoOptions {
   /** Keeps the folder with disk, replica and state. */
   readonly keep: boolean
+  /** Ends the demo after the step at work. */
+  readonly signal: AbortSignal
 }
 
 /** Result of the demo. */
@@ -55,7 +59,7 @@ const WRITE_BYTES = 64 * 1024
 export async function runDemo(output: DemoOutput, options: DemoOptions): Promise<DemoReport> {
   const folder = mkdtempSync(join(tmpdir(), 'secondsite-demo-'))
   try {
-    return await new Demo(folder, output).run()
+    return await new Demo(folder, output, options.signal).run()
   } finally {
     if (!options.keep) rmSync(folder, { recursive: true, force: true })
   }
@@ -64,6 +68,7 @@ export async function runDemo(output: DemoOutput, options: DemoOptions): Promise
 class Demo {
   readonly #folder: string
   readonly #output: DemoOutput
+  readonly #signal: AbortSignal
   readonly #random = new SeededRandom(20)
   readonly #steps: DemoStep[] = []
   #disk!: DemoDisk
@@ -71,11 +76,13 @@ class Demo {
   #link: BreakableTransport | undefined
   #isTracked = false
   #writtenBytes = 0
+  #loggedBytes = 0
   #cursor = 0
 
-  constructor(folder: string, output: DemoOutput) {
+  constructor(folder: string, output: DemoOutput, signal: AbortSignal) {
     this.#folder = folder
     this.#output = output
+    this.#signal = signal
   }
 
   async run(): Promise<DemoReport> {
@@ -181,18 +188,23 @@ class Demo {
     for (let index = 0; index < count; index += 1) {
       const range = ranges[this.#cursor % ranges.length]
       if (range === undefined) return
+      const beforeBytes = this.#pendingBytes()
       await this.#machine.disks[0]?.write(range.offset, this.#random.bytes(range.lengthBytes))
+      this.#loggedBytes += Math.max(0, this.#pendingBytes() - beforeBytes)
       this.#writtenBytes += range.lengthBytes
       this.#cursor += 1
     }
   }
 
-  #progress(): { onProgress?: ProgressListener } {
-    return this.#output.onProgress === undefined ? {} : { onProgress: this.#output.onProgress }
+  #progress(): JobOptions {
+    const { onProgress } = this.#output
+    return { signal: this.#signal, ...(onProgress === undefined ? {} : { onProgress }) }
   }
 
   async #step(name: string, action: () => Promise<string>): Promise<void> {
+    if (this.#signal.aborted) throw new SecondsiteError('ABORTED', { message: `stopped before: ${name}` })
     this.#output.say(name)
+    this.#loggedBytes = 0
     const before = this.#traffic()
     const startedMs = performance.now()
     const result = await action()
@@ -202,7 +214,7 @@ class Demo {
       name,
       durationMs,
       writtenBytes: after.writtenBytes - before.writtenBytes,
-      loggedBytes: this.#pendingBytes(),
+      loggedBytes: this.#loggedBytes,
       sentBytes: after.sentBytes - before.sentBytes,
       comparedBytes: after.comparedBytes - before.comparedBytes,
       result,
