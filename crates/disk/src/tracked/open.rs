@@ -56,15 +56,19 @@ impl TrackedDisk {
             opening.recover_logs()?;
         }
         opening.settle()?;
-        let Opening { tracking, recovery, redone_bytes, queue, open, given_up, covered, .. } = opening;
+        let Opening {
+            tracking, recovery, redone_bytes, queue, open, next, given_up, unused, covered, ..
+        } = opening;
         let mut order = Order::new(tracking, open);
+        order.next = next;
         order.given_up = given_up;
         order.written = covered.clone();
         order.in_log = covered;
         let disk = Self::assemble(device.clone(), options, names, order, queue, lock);
         disk.check_tracking()?;
+        unused.iter().try_for_each(|number| disk.remove_log(&disk.names.log(*number)))?;
         disk.sweep()?;
-        disk.prepare_or_wait();
+        disk.prepare_or_wait(); // Nothing to do where the prepared log was found.
         Ok((disk, Opened { recovery, redone_bytes }))
     }
 
@@ -83,10 +87,7 @@ impl TrackedDisk {
         self.seal_swapped();
         self.flush()?;
         self.device.flush()?;
-        let next = self.order.lock().settle_for_close();
-        if let Some(next) = next {
-            self.remove_log(&next.path)?;
-        }
+        self.order.lock().settle_for_close();
         self.sweep()?;
         self.options.step("closing");
         let mut order = self.order.lock();
@@ -105,7 +106,7 @@ impl TrackedDisk {
 
 impl Order {
     /// Makes the log whole and durable, index included, so that no region need stay active.
-    fn settle_for_close(&mut self) -> Option<OpenLog> {
+    fn settle_for_close(&mut self) {
         let settled = self.log.as_mut().map_or(Ok(()), |log| {
             log.writer.checkpoint()?;
             log.writer.sync()?;
@@ -117,7 +118,6 @@ impl Order {
         self.tracking.sync();
         let epoch = self.tracking.active.end_epoch();
         self.tracking.clean(epoch);
-        self.next.take()
     }
 }
 
@@ -131,7 +131,11 @@ struct Opening<'o> {
     redone_bytes: u64,
     queue: Vec<QueuedLog>,
     open: Option<OpenLog>,
+    /// The log prepared for after the open one.
+    next: Option<OpenLog>,
     given_up: Vec<u64>,
+    /// Logs without entries: deleted without a sync of the disk.
+    unused: Vec<u64>,
     /// Chunks of the open log.
     covered: SparseBits,
 }
@@ -175,7 +179,9 @@ impl<'o> Opening<'o> {
             redone_bytes: 0,
             queue,
             open: None,
+            next: None,
             given_up,
+            unused: Vec::new(),
             covered,
         };
         opening.tracking.sync();
@@ -199,7 +205,7 @@ impl<'o> Opening<'o> {
             let is_leftover = number < self.tracking.header.first_number;
             match look(self.options, &path) {
                 Found::Foreign => {}
-                Found::Unused => self.given_up.push(number),
+                Found::Unused => self.unused.push(number),
                 Found::Sealed(found) => {
                     let (log, reader) = *found;
                     if self.recovery == Recovery::PowerLoss {
@@ -264,7 +270,7 @@ impl<'o> Opening<'o> {
         let last_used = open.iter().rposition(|log| log.writer.entry_count() > 0).unwrap_or(0);
         for (n, log) in open.into_iter().enumerate() {
             if n > last_used {
-                self.given_up.push(log.number);
+                self.keep_prepared(log);
             } else if self.tracking.header.mode == Mode::Map {
                 self.tracking.change_bits(&ranges_of_open(&log.writer, self.tracking.chunk_count())?);
                 self.given_up.push(log.number);
@@ -276,6 +282,15 @@ impl<'o> Opening<'o> {
             }
         }
         self.check_chain(chain)
+    }
+
+    fn keep_prepared(&mut self, log: OpenLog) {
+        let follows = self.open.as_ref().is_some_and(|open| open.writer.id() == log.writer.previous_id());
+        if follows && self.next.is_none() {
+            self.next = Some(log);
+        } else {
+            self.unused.push(log.number);
+        }
     }
 
     fn seal_left_over(&mut self, log: OpenLog, chain: &mut Vec<(u64, QueuedLog)>) -> Result<()> {
@@ -328,10 +343,10 @@ impl<'o> Opening<'o> {
     /// The chain cannot be trusted from a log on: it and its successors are kept under another name, for whoever wants
     /// to look at them, and the whole disk is unknown.
     fn set_aside_from(&mut self, number: u64, reason: ResyncReason) -> Result<()> {
-        self.open = None;
+        (self.open, self.next) = (None, None);
         self.covered = SparseBits::default();
-        let given_up = &self.given_up;
-        let damaged = self.numbers.iter().filter(|n| **n >= number && !given_up.contains(n));
+        let gone = [&self.given_up[..], &self.unused[..]].concat();
+        let damaged = self.numbers.iter().filter(|n| **n >= number && !gone.contains(n));
         for path in damaged.map(|n| self.names.log(*n)) {
             for path in [index_path(&path), path] {
                 let mut aside = path.clone().into_os_string();
@@ -352,6 +367,7 @@ impl<'o> Opening<'o> {
             self.tracking.change_bits(&std::mem::take(&mut self.covered));
             self.given_up.push(log.number);
         }
+        self.unused.extend(self.next.take().map(|log| log.number));
         self.tracking.header.mode = Mode::Map;
         self.owe(reason);
     }
