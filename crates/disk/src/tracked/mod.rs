@@ -14,13 +14,14 @@
 //! | `cut` | rotation of the logs of several disks at one instant; sealing outside of the lock |
 //! | `queue` | sealed logs that wait to be released; coalescing |
 //! | `resync` | folding logs into the map, candidates, the end of a resynchronization |
-//! | `open`, `scan` | recovery; close |
+//! | `open`, `scan`, `redo`; `close` | recovery; the clean end |
 //! | `file`, `header`, `bits`, `regions` | the tracking file |
 //!
 //! Locks, in this order: housekeeping (one slow operation at a time), order (never held over a sync, but for the
 //! activation of regions and for making room among them), queue.
 
 mod bits;
+mod close;
 mod cut;
 mod disk;
 pub mod faults;
