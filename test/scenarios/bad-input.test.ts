@@ -76,6 +76,8 @@ describe('enable refuses', () => {
     expect(await refusal(engine.enable(request))).toMatchObject({ code: 'STORE_FOREIGN' })
     expect(existsSync(place.path('replica/other.raw.raw'))).toBe(false)
     expect(engine.machines.map((machine) => machine.name)).toEqual(['web01'])
+    const elsewhere = await engine.enable({ ...request, replica: { directory: place.path('replica-2') } })
+    expect(elsewhere.state).toBe('ReadyForInitialReplication')
   })
 
   it('a disk that QEMU has open, and QEMU a disk that is tracked', async () => {

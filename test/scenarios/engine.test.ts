@@ -1,4 +1,4 @@
-import { closeSync, openSync, readFileSync, writeSync } from 'node:fs'
+import { closeSync, openSync, readdirSync, readFileSync, writeSync } from 'node:fs'
 import { FaultyTransport, SeededRandom } from '@secondsite/engine/testing'
 import type { Progress } from '@secondsite/engine'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
@@ -85,7 +85,39 @@ describe('replication of a machine', () => {
   })
 })
 
+describe('a machine that is disabled', () => {
+  it('leaves disk and replica, no other file, and can be enabled again', async () => {
+    const disk = place.makeDisk('os.raw', MIB)
+    await using engine = await place.open()
+    const machine = await place.enable(engine, [disk])
+    await machine.startInitialReplication()
+    await place.scribble(machine, 5)
+    await machine.disable()
+    expect(engine.machines).toEqual([])
+    expect(readdirSync(place.folder).sort()).toEqual(['os.raw', 'replica', 'state'])
+    const replica = { directory: place.path('replica-2') }
+    const again = await engine.enable({ name: 'web01', disks: [disk], replica })
+    await again.startInitialReplication()
+    const copied = readFileSync(place.path('replica-2/os.raw.raw'))
+    expect(copied.equals(readFileSync(disk))).toBe(true)
+  })
+})
+
 describe('the threshold', () => {
+  it('passed while the first copy runs costs a resynchronization of what changed, and no byte', async () => {
+    const disk = place.makeDisk('os.raw', 8 * MIB)
+    await using engine = await place.open()
+    const policy = { resyncThresholdPercent: 5, autoResynchronize: { enabled: false } }
+    const machine = await place.enable(engine, [disk], policy)
+    for (let offset = 0; offset < MIB; offset += 64 * KIB) {
+      await machine.disks[0]?.write(offset, place.random.bytes(64 * KIB))
+    }
+    await machine.startInitialReplication()
+    expect(machine.state).toBe('WaitingForStartResynchronize')
+    expect(await machine.resynchronize()).toMatchObject({ reason: 'LOG_THRESHOLD', comparedBytes: MIB })
+    place.expectEqual(['os.raw'])
+  })
+
   it('coalesces first, then marks for resynchronization, which sends the changed ranges alone', async () => {
     const disk = place.makeDisk('os.raw', 8 * MIB)
     await using engine = await place.open({ windowBytes: 2 * MIB })

@@ -8,7 +8,7 @@
 import { basename, resolve } from 'node:path'
 import { ReplicaService } from './apply/replica-service.js'
 import { type Clock, systemClock } from './clock.js'
-import { SecondsiteError } from './errors.js'
+import { isSecondsiteError, SecondsiteError } from './errors.js'
 import { native } from './native/index.js'
 import { WorkerPool } from './pool/pool.js'
 import type { MachineContext } from './protection/machine-context.js'
@@ -21,6 +21,7 @@ import { ResyncStore } from './store/resync-store.js'
 import type { Disk, Machine } from './store/state-schema.js'
 import { StateStore } from './store/state-store.js'
 import { TrackedDisk } from './track/tracked-disk.js'
+import { removeTrackingFiles } from './track/tracking-files.js'
 import type { Transport } from './transport/channel.js'
 import { memoryTransport } from './transport/memory.js'
 import { MIB } from './units.js'
@@ -147,6 +148,10 @@ export class Engine implements AsyncDisposable {
       return await this.#take(await this.#store.machine(machineId))
     } catch (error) {
       await this.#forget(machineId)
+      // A disk that is in use, or was tracked for another machine, keeps its files: they are not ours.
+      if (!isSecondsiteError(error, 'DISK_IN_USE') && !isSecondsiteError(error, 'OPTION_OUT_OF_RANGE')) {
+        for (const disk of rows) removeTrackingFiles(disk.trackingDirectory, disk.name)
+      }
       throw error
     }
   }

@@ -2,7 +2,8 @@
  * Initial replication: every disk is copied in batches while the guest writes, then the log of everything written since
  * tracking began is applied on top. The result is exact at that cut, whatever was read when.
  *
- * A batch and how far it brings its disk are recorded together, so nothing is copied twice after a pause or a crash.
+ * Logs that pass the threshold meanwhile go to the changed map, as ever; the resynchronization that is then owed
+ * follows the copy. A batch and how far it brings its disk are recorded together, so nothing is copied twice after a pause or a crash.
  */
 
 import { join } from 'node:path'
@@ -12,12 +13,7 @@ import { diskOf, type MachineContext } from './machine-context.js'
 import type { ProgressMeter } from './progress.js'
 import type { Conversation } from './replica-link.js'
 import { queueCut, queueShipment, shipQueue } from './shipping.js'
-
-/** Bytes of the disks that are still to be copied. */
-export async function initialBytesLeft(context: MachineContext): Promise<number> {
-  const disks = await context.store.disks(context.machineId)
-  return disks.reduce((total, disk) => total + (disk.sizeBytes - disk.initialNextOffset), 0)
-}
+import { enforceThreshold } from './threshold.js'
 
 /**
  * Copies what is not copied yet, disk after disk, and closes with a cut.
@@ -50,6 +46,8 @@ async function copyDisk(
     throwIfAborted(signal)
     const nextOffset = await queueBatch(context, disk, offset)
     await shipQueue(context, conversation, meter, signal)
+    // The queue is empty here, so nothing but logs of the guest's writes can be given up.
+    await enforceThreshold(context)
     meter.done(nextOffset - offset, disk.name)
     offset = nextOffset
   }

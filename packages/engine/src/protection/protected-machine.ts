@@ -11,6 +11,7 @@ import { asSecondsiteError, isSecondsiteError, SecondsiteError, throwIfAborted }
 import type { ReplicationHealth, ReplicationState } from '../states.js'
 import type { Machine } from '../store/state-schema.js'
 import type { TrackedDisk } from '../track/tracked-disk.js'
+import { removeTrackingFiles } from '../track/tracking-files.js'
 import { assessHealth, type HealthReport } from './health.js'
 import { runInitialReplication } from './initial-replication.js'
 import { Jobs } from './jobs.js'
@@ -253,7 +254,7 @@ export class ProtectedMachine {
     this.#counters = ZERO_COUNTERS
   }
 
-  /** Ends the protection on this side: tracking stops, the rows go; the replica and its files stay. */
+  /** Ends the protection on this side: tracking stops, rows, logs and tracking files go; the replica and its files stay. */
   async disable(): Promise<void> {
     await this.#stopThenTransit('disable', async (next) => {
       const { machineId, store } = this.#context
@@ -270,6 +271,7 @@ export class ProtectedMachine {
       this.#isRemoved = true
     })
     await this.close()
+    for (const disk of this.#context.disks) removeTrackingFiles(disk.trackingDirectory, disk.name)
   }
 
   /** Stops the jobs and closes the disks in order. The engine calls it; after `disable` it has nothing left to do. */
@@ -316,6 +318,7 @@ export class ProtectedMachine {
       runInitialReplication(context, conversation, meter, signal),
     )
     await this.#transit('initialReplicationComplete', {}, { isInitialReplicationDone: 1 })
+    await this.#noticeOwedResync()
     this.#scheduler.arm()
   }
 

@@ -1,0 +1,27 @@
+/**
+ * The files that tracking leaves beside a disk, and their end with the protection.
+ */
+
+import { readdirSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { fromSystemError } from '../errors.js'
+
+/** Logs by number, batches, and the tracking file itself; damaged logs that were set aside as well. */
+const SUFFIX = /^\.(hrt|(\d{10}|initial-\d+|resync-[0-9a-f]+-\d+)\.hr[lx](\.damaged)?)$/
+
+/**
+ * Removes the tracking file, logs and batches of a disk that is not tracked any more; the disk itself stays.
+ * @throws {IO_FAILED, ACCESS_DENIED} with the file; calling it again removes the rest
+ */
+export function removeTrackingFiles(trackingDirectory: string, diskName: string): void {
+  const isTracking = (file: string): boolean =>
+    file.startsWith(diskName) && SUFFIX.test(file.slice(diskName.length))
+  for (const file of readdirSync(trackingDirectory).filter(isTracking)) {
+    const path = join(trackingDirectory, file)
+    try {
+      rmSync(path, { force: true })
+    } catch (error) {
+      throw fromSystemError(error, { operation: 'remove', path })
+    }
+  }
+}
