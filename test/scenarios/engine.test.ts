@@ -1,7 +1,7 @@
 import { closeSync, openSync, readdirSync, readFileSync, writeSync } from 'node:fs'
-import { FaultyTransport, SeededRandom } from '@secondsite/engine/testing'
+import { FaultyTransport, ManualClock, SeededRandom } from '@secondsite/engine/testing'
 import type { Progress } from '@secondsite/engine'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { relayTo } from './relay.js'
 import { KIB, MIB, Workplace } from './workplace.js'
 
@@ -104,6 +104,24 @@ describe('a machine that is disabled', () => {
 })
 
 describe('the threshold', () => {
+  it('is noticed between cycles, by the clock, while replication is paused', async () => {
+    const clock = new ManualClock(Date.UTC(2026, 10, 21))
+    const disk = place.makeDisk('os.raw', 8 * MIB)
+    await using engine = await place.open({ clock })
+    const policy = { resyncThresholdPercent: 5, autoResynchronize: { enabled: false } }
+    const machine = await place.enable(engine, [disk], policy)
+    await machine.startInitialReplication()
+    await machine.suspend()
+    for (let offset = 0; offset < MIB; offset += 64 * KIB) {
+      await machine.disks[0]?.write(offset, place.random.bytes(64 * KIB))
+    }
+    expect(machine.state).toBe('Suspended')
+    await clock.advance(5000)
+    await vi.waitFor(() => expect(machine.state).toBe('WaitingForStartResynchronize'), { timeout: 20_000 })
+    expect(await machine.resynchronize()).toMatchObject({ reason: 'LOG_THRESHOLD', comparedBytes: MIB })
+    place.expectEqual(['os.raw'])
+  })
+
   it('passed while the first copy runs costs a resynchronization of what changed, and no byte', async () => {
     const disk = place.makeDisk('os.raw', 8 * MIB)
     await using engine = await place.open()

@@ -4,7 +4,8 @@
  *
  * Invariants:
  * 1. What a disk reads is what was last written to it, whatever happened to logs, link and process.
- * 2. After a cycle, a resynchronization or an initial replication that succeeded, every replica equals the oracle.
+ * 2. After a cycle, a resynchronization or an initial replication that succeeded, every replica equals the oracle; but
+ *    for an initial replication during which the logs passed the threshold: that ends with a resynchronization owed.
  * 3. The death of the process never asks for a resynchronization.
  * 4. A failure has a code of the table, and the next success makes up for it.
  *
@@ -166,11 +167,11 @@ class Run {
     switch (machine.state) {
       case 'ReadyForInitialReplication':
         await machine.startInitialReplication()
-        return true
+        return this.#machine.state === 'Replicating'
       case 'InitialReplicationInProgress':
         await machine.cancelInitialReplication()
         await machine.startInitialReplication()
-        return true
+        return this.#machine.state === 'Replicating'
       case 'Replicating':
         await machine.replicate()
         return true

@@ -23,7 +23,7 @@ import { withReplica } from './replica-link.js'
 import { beginResync, candidateBytes, type ResyncReport, runResync } from './resynchronization.js'
 import { reconcile, queueCut, shipQueue } from './shipping.js'
 import { type Counters, count, ZERO_COUNTERS } from './statistics.js'
-import { enforceThreshold } from './threshold.js'
+import { enforceThreshold, isOverThreshold } from './threshold.js'
 import { runVerify, type VerifyReport } from './verification.js'
 import { checkStartTime } from './window.js'
 
@@ -109,6 +109,8 @@ export class ProtectedMachine {
       cycle: (signal) => this.#scheduledCycle(signal),
       initial: (signal) => this.#initial({ signal }),
       resync: (signal) => this.#dueResync(signal),
+      isOverThreshold: () => isOverThreshold(context),
+      relieve: () => this.#relieve(),
     })
   }
 
@@ -342,6 +344,17 @@ export class ProtectedMachine {
       rawBytes: totals.rawBytes,
       sentBytes: totals.sentBytes,
       durationMs,
+    }
+  }
+
+  /** Between cycles, when logs pass the threshold: what is open is cut, so that it can be coalesced, too. */
+  async #relieve(): Promise<void> {
+    try {
+      await queueCut(this.#context)
+      if (await enforceThreshold(this.#context)) this.#count({ kind: 'coalesced' })
+      await this.#noticeOwedResync()
+    } catch (error) {
+      await this.#failed(asSecondsiteError(error))
     }
   }
 

@@ -21,13 +21,24 @@ export interface Scheduled {
   cycle(signal: AbortSignal): Promise<number>
   initial(signal: AbortSignal): Promise<void>
   resync(signal: AbortSignal): Promise<unknown>
+  /** Whether unreleased logs are over the threshold; asked often, so it must be cheap. */
+  isOverThreshold(): boolean
+  /** Brings the logs below the threshold; its failures are remembered by the machine, not thrown. */
+  relieve(): Promise<void>
 }
+
+/** How often the logs are looked at between two cycles, whatever keeps these from running. */
+const WATCH_MS = 5 * SECOND_MS
+
+/** States in which logs grow and no job looks at them. */
+const WATCHED: readonly ReplicationState[] = ['Replicating', 'Suspended', 'Error']
 
 export class Scheduler {
   readonly #context: MachineContext
   readonly #jobs: Jobs
   readonly #machine: Scheduled
   #cancel: CancelTimer | undefined
+  #cancelWatch: CancelTimer | undefined
   #isArmed = false
   #failureCount = 0
 
@@ -40,6 +51,7 @@ export class Scheduler {
   /** Sets the next due work by the present state; nothing is due in states where somebody must act. */
   arm(): void {
     this.#isArmed = true
+    this.#watchLater()
     const waitMs = this.#waitMs()
     if (waitMs !== undefined) this.#set(waitMs)
   }
@@ -49,6 +61,8 @@ export class Scheduler {
     this.#isArmed = false
     this.#cancel?.()
     this.#cancel = undefined
+    this.#cancelWatch?.()
+    this.#cancelWatch = undefined
   }
 
   /** After a recoverable failure the next attempt comes by the table of the model. */
@@ -61,6 +75,23 @@ export class Scheduler {
     if (decision.kind === 'stop' || !this.#isArmed) return
     this.#failureCount = decision.failureCount
     this.#set(decision.atMs - this.#context.clock.nowMs())
+  }
+
+  #watchLater(): void {
+    this.#cancelWatch?.()
+    this.#cancelWatch = this.#context.clock.setTimer(WATCH_MS, () => void this.#watch())
+  }
+
+  /** A job that is at work looks at the threshold itself. */
+  async #watch(): Promise<void> {
+    const isDue =
+      WATCHED.includes(this.#machine.state()) && !this.#jobs.isBusy && this.#machine.isOverThreshold()
+    try {
+      if (this.#isArmed && isDue) await this.#jobs.run(undefined, () => this.#machine.relieve())
+    } catch (error) {
+      if (asSecondsiteError(error).code !== 'ABORTED') throw error
+    }
+    if (this.#isArmed) this.#watchLater()
   }
 
   #set(waitMs: number): void {
