@@ -48,3 +48,16 @@ it('no number is given twice', () => {
   const numbers = Object.values(WIRE_TYPES).map(({ number }) => number)
   expect(new Set(numbers).size).toBe(numbers.length)
 })
+
+it.each(['../../etc/passwd', '..', 'a/b', 'a\0b', ''])(
+  'a name that is no file name is refused: %j',
+  (name) => {
+    const disk = { diskId: 'd1', name, sizeBytes: 512, sectorSizeBytes: 512 }
+    const hello = { key: 1, protocolVersion: 1, relationshipId: 'r1', machine: 'web01', fencingNumber: 1 }
+    expect(HEADERS.hello.safeParse({ ...hello, disks: [{ ...disk, name: 'os.raw' }] }).success).toBe(true)
+    expect(HEADERS.hello.safeParse({ ...hello, disks: [disk] }).success).toBe(false)
+    expect(
+      HEADERS.hello.safeParse({ ...hello, disks: [{ ...disk, name: 'os.raw', diskId: name }] }).success,
+    ).toBe(false)
+  },
+)

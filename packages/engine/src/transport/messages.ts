@@ -22,7 +22,10 @@ const TEXT_LENGTH_MAX = 4096
 
 /** Whole and exact: zod's `int` is the safe integers. */
 const count = z.int().min(0)
-const id = z.string().min(1).max(64)
+/** Ids become parts of file names on the other side, so they are made of harmless characters. */
+const id = z.string().regex(/^[A-Za-z0-9_-]{1,64}$/)
+/** The same of a disk's name: one component of a path. */
+const fileName = z.string().regex(/^(?!\.{1,2}$)[^/\0]{1,200}$/)
 const text = z.string().max(TEXT_LENGTH_MAX)
 /** The request or shipment that a message belongs to; a reply carries the key of what it answers. */
 const key = count
@@ -34,7 +37,7 @@ const plainError = z.object({
   details: z.custom<ErrorDetails>((value) => z.record(z.string(), z.json()).safeParse(value).success),
 })
 
-const diskHello = z.object({ diskId: id, name: text, sizeBytes: count, sectorSizeBytes: count })
+const diskHello = z.object({ diskId: id, name: fileName, sizeBytes: count, sectorSizeBytes: count })
 
 const shippedLog = z.object({
   diskId: id,
