@@ -11,14 +11,9 @@ export type { ErrorClass, ErrorCode, ErrorDetails, PlainError } from './errors.j
 export { isSecondsiteError, SecondsiteError } from './errors.js'
 export type { Policy, PolicyInput } from './protection/policy.js'
 export type { Progress, ProgressListener, ProgressPhase } from './protection/progress.js'
-export type {
-  CycleReport,
-  DiskMeasurement,
-  JobOptions,
-  Measurement,
-  ProtectedMachine,
-  ResynchronizeOptions,
-} from './protection/protected-machine.js'
+export type { DiskMeasurement, Measurement } from './protection/measurement.js'
+export type { ProtectedMachine, ResynchronizeOptions } from './protection/protected-machine.js'
+export type { CycleReport, JobOptions } from './protection/replication-work.js'
 export type { ResyncReport } from './protection/resynchronization.js'
 export type { DiskVerification, VerifyReport } from './protection/verification.js'
 export type { Random } from './random.js'

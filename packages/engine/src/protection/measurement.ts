@@ -1,0 +1,91 @@
+/**
+ * What a machine says about itself: state, health, counters, and what a failover now would lose.
+ */
+
+import type { ReplicationHealth, ReplicationState } from '../states.js'
+import type { Machine } from '../store/state-schema.js'
+import type { TrackedDisk } from '../track/tracked-disk.js'
+import { assessHealth, type HealthReport } from './health.js'
+import type { MachineContext } from './machine-context.js'
+import type { Counters } from './statistics.js'
+
+/** What {@link ProtectedMachine.measure} says. */
+export interface Measurement {
+  readonly machine: string
+  readonly state: ReplicationState
+  readonly health: ReplicationHealth
+  readonly healthDetails: HealthReport['details']
+  readonly counters: Counters
+  /** Unix milliseconds; null before the first. */
+  readonly lastReceivedMs: number | null
+  readonly lastAppliedMs: number | null
+  /** What a failover now would lose, in milliseconds: since the newest applied cut. Null before the first. */
+  readonly lossMs: number | null
+  /** The same in bytes of log that the replica does not hold. */
+  readonly pendingBytes: number
+  /** Why a resynchronization is owed, if one is. */
+  readonly resyncReason: string | null
+  readonly lastError: { readonly code: string; readonly message: string } | null
+  readonly disks: readonly DiskMeasurement[]
+}
+
+export interface DiskMeasurement {
+  readonly name: string
+  readonly sizeBytes: number
+  readonly writtenBytes: number
+  readonly logBytes: number
+  /** Unreleased logs in percent of the disk's size; the threshold stands beside it. */
+  readonly logPercent: number
+  readonly thresholdPercent: number
+  readonly mode: 'logging' | 'map'
+  readonly changedBytes: number
+  /** Longest time a cut held writes, in nanoseconds. */
+  readonly holdNsMax: number
+}
+
+/** Measures a machine by its row, its disks and its counters. */
+export function measure(context: MachineContext, row: Machine, counters: Counters): Measurement {
+  const nowMs = context.clock.nowMs()
+  const disks = context.disks.map((disk) => measureDisk(context, disk))
+  const error = row.errorJson === null ? null : JSON.parse(row.errorJson)
+  const health = assessHealth({
+    side: 'primary',
+    state: row.state,
+    nowMs,
+    lastReceivedMs: row.lastReceivedMs,
+    counters,
+    replicationFrequencySeconds: context.policy.replicationFrequencySeconds,
+    rpoThresholdMinutes: context.policy.rpoThresholdMinutes,
+    resyncReason: row.resyncReason,
+    errorCode: error?.code ?? null,
+  })
+  return {
+    machine: context.name,
+    state: row.state,
+    health: health.health,
+    healthDetails: health.details,
+    counters,
+    lastReceivedMs: row.lastReceivedMs,
+    lastAppliedMs: row.lastAppliedMs,
+    lossMs: row.lastAppliedMs === null ? null : nowMs - row.lastAppliedMs,
+    pendingBytes: disks.reduce((total, disk) => total + disk.logBytes, 0),
+    resyncReason: row.resyncReason,
+    lastError: error,
+    disks,
+  }
+}
+
+function measureDisk(context: MachineContext, disk: TrackedDisk): DiskMeasurement {
+  const status = disk.status()
+  return {
+    name: disk.name,
+    sizeBytes: disk.sizeBytes,
+    writtenBytes: status.writtenBytes,
+    logBytes: status.unreleasedLogBytes,
+    logPercent: (status.unreleasedLogBytes / disk.sizeBytes) * 100,
+    thresholdPercent: context.policy.resyncThresholdPercent,
+    mode: status.mode,
+    changedBytes: status.changedBytes,
+    holdNsMax: status.maxHoldNs,
+  }
+}

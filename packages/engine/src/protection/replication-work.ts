@@ -1,0 +1,212 @@
+/**
+ * What replicating a machine is made of: initial replication, cycles, resynchronization, verification.
+ *
+ * Each runs as the one job of the machine; what fails is counted, remembered, and may change the state before it is
+ * thrown on. Recoverable failures are tried again by the scheduler.
+ */
+
+import { asSecondsiteError, isSecondsiteError, type SecondsiteError, throwIfAborted } from '../errors.js'
+import { runInitialReplication } from './initial-replication.js'
+import type { MachineContext } from './machine-context.js'
+import type { MachineRecord } from './machine-record.js'
+import { type ProgressListener, ProgressMeter, type ProgressPhase } from './progress.js'
+import { type Conversation, withReplica } from './replica-link.js'
+import { beginResync, candidateBytes, type ResyncReport, runResync } from './resynchronization.js'
+import { queueCut, shipQueue } from './shipping.js'
+import { type Counters, count, ZERO_COUNTERS } from './statistics.js'
+import { enforceThreshold } from './threshold.js'
+import { runVerify, type VerifyReport } from './verification.js'
+
+/** Options of a verb that works. */
+export interface JobOptions {
+  /** Called as work goes on; what it throws ends the job. */
+  readonly onProgress?: ProgressListener
+  /** Ends the job softly; the next call goes on where it stopped. */
+  readonly signal?: AbortSignal
+}
+
+/** Result of a cycle. */
+export interface CycleReport {
+  /** Unix milliseconds of the cut that the replica now shows. */
+  readonly cutTimeMs: number
+  /** Shipments that travelled; more than one when earlier ones had waited. */
+  readonly shipmentCount: number
+  /** Bytes of the logs, decoded. */
+  readonly rawBytes: number
+  /** Bytes sent. */
+  readonly sentBytes: number
+  readonly durationMs: number
+}
+
+/** What happens when work has to go on later. */
+export interface Later {
+  /** The state has changed: sets the next due work. */
+  arm(): void
+  /** A recoverable failure: sets the next attempt. */
+  retry(error: SecondsiteError): void
+}
+
+export class ReplicationWork {
+  readonly #context: MachineContext
+  readonly #record: MachineRecord
+  readonly #later: Later
+  #counters: Counters = ZERO_COUNTERS
+
+  constructor(context: MachineContext, record: MachineRecord, later: Later) {
+    this.#context = context
+    this.#record = record
+    this.#later = later
+  }
+
+  get counters(): Counters {
+    return this.#counters
+  }
+
+  resetCounters(): void {
+    this.#counters = ZERO_COUNTERS
+  }
+
+  async initial(job: JobOptions): Promise<void> {
+    const context = this.#context
+    const meter = this.#meter('initial-replication', this.#totalSize(), job)
+    await this.#run(job, (conversation, signal) =>
+      runInitialReplication(context, conversation, meter, signal),
+    )
+    await this.#record.transit('initialReplicationComplete', {}, { isInitialReplicationDone: 1 })
+    await this.noticeOwedResync()
+    this.#later.arm()
+  }
+
+  async cycle(job: JobOptions): Promise<CycleReport> {
+    const { context, startedMs } = { context: this.#context, startedMs: this.#context.clock.nowMs() }
+    await this.#cutWithinThreshold()
+    this.#record.require(['Replicating'], 'replicate')
+    const pendingBytes = context.disks.reduce((total, disk) => total + disk.status().unreleasedLogBytes, 0)
+    const meter = this.#meter('delta', pendingBytes, job)
+    const totals = await this.#run(job, (conversation, signal) =>
+      shipQueue(context, conversation, meter, signal),
+    )
+    const durationMs = context.clock.nowMs() - startedMs
+    this.#count({ kind: 'success', sentBytes: totals.sentBytes, latencyMs: durationMs })
+    meter.done(pendingBytes)
+    const { cutTimeMs, shipmentCount, rawBytes, sentBytes } = totals
+    return { cutTimeMs, shipmentCount, rawBytes, sentBytes, durationMs }
+  }
+
+  /** Between cycles, when logs pass the threshold: what is open is cut, so that it can be coalesced, too. */
+  async relieve(): Promise<void> {
+    try {
+      await this.#cutWithinThreshold()
+    } catch (error) {
+      await this.failed(asSecondsiteError(error))
+    }
+  }
+
+  async resync(restart: boolean, job: JobOptions): Promise<ResyncReport> {
+    const context = this.#context
+    const reason = this.#record.row.resyncReason ?? 'ASKED_FOR'
+    const report = await this.#run(job, async (conversation, signal) => {
+      const pass = await beginResync(context, conversation, reason, restart)
+      const meter = this.#meter('resynchronize', await candidateBytes(context), job)
+      await runResync(context, conversation, pass, meter, signal)
+      const { comparedBytes, equalBytes } = await context.resyncs.resync(pass.resyncId)
+      const differentBytes = comparedBytes - equalBytes
+      return { reason, comparedBytes, equalBytes, differentBytes, sentBytes: meter.transferredBytes }
+    })
+    await this.#record.transit('resyncComplete', {}, { resyncReason: null, resyncStartMs: null })
+    this.#later.arm()
+    return report
+  }
+
+  /** A resynchronization that the window or a start time begins, or that was interrupted. */
+  async dueResync(signal: AbortSignal): Promise<ResyncReport> {
+    if (this.#record.state === 'WaitingForStartResynchronize') await this.#record.transit('windowOpens')
+    return this.resync(false, { signal })
+  }
+
+  async verify(job: JobOptions): Promise<VerifyReport> {
+    const meter = this.#meter('verify', this.#totalSize(), job)
+    return this.#run(job, (conversation, signal) => runVerify(this.#context, conversation, meter, signal))
+  }
+
+  /** What the disks say is owed becomes the state. */
+  async noticeOwedResync(): Promise<void> {
+    const reasons = this.#context.disks.map((disk) => disk.status().resyncReason)
+    const owed = reasons.find((reason) => reason !== null)
+    if (owed && this.#record.isInitialReplicationDone) await this.#markOwed(owed)
+  }
+
+  /** A resynchronization that nothing requires compares everything. @throws {INVALID_STATE} */
+  async askForResync(): Promise<void> {
+    this.#record.next('resynchronize')
+    const isOwed = this.#record.row.resyncReason !== null
+    const isOpen = (await this.#context.resyncs.openResync(this.#context.machineId)) !== undefined
+    if (isOwed || isOpen) return
+    for (const disk of this.#context.disks) await disk.requireResync('ASKED_FOR', true)
+    await this.#record.set({ resyncReason: 'ASKED_FOR' })
+  }
+
+  /** Remembers and counts a failure, and does to the state what its class demands. */
+  async failed(error: SecondsiteError): Promise<void> {
+    if (error.code === 'ABORTED') return
+    this.#count({ kind: 'failure', isNetwork: error.code.startsWith('TRANSPORT') })
+    await this.#record.set({ errorJson: JSON.stringify({ code: error.code, message: error.message }) })
+    if (isResyncCause(error)) return this.#requireResync('CHAIN_BROKEN')
+    if (error.retryable === 'recoverable') return this.#later.retry(error)
+    if (this.#record.takes('nonRecoverableError')) {
+      await this.#record.transit('nonRecoverableError', { reason: error.code })
+    }
+  }
+
+  async #cutWithinThreshold(): Promise<void> {
+    await queueCut(this.#context)
+    if (await enforceThreshold(this.#context)) this.#count({ kind: 'coalesced' })
+    await this.noticeOwedResync()
+  }
+
+  /** Works over a link; success ends a series of attempts. */
+  async #run<Result>(
+    job: JobOptions,
+    action: (conversation: Conversation, signal?: AbortSignal) => Promise<Result>,
+  ): Promise<Result> {
+    try {
+      throwIfAborted(job.signal)
+      const result = await withReplica(this.#context, job.signal, (conversation) =>
+        action(conversation, job.signal),
+      )
+      await this.#record.set({ errorJson: null, retryAttempt: 0, retryAtMs: null })
+      return result
+    } catch (error) {
+      await this.failed(asSecondsiteError(error))
+      throw error
+    }
+  }
+
+  async #requireResync(reason: 'CHAIN_BROKEN'): Promise<void> {
+    for (const disk of this.#context.disks) await disk.requireResync(reason, true)
+    await this.#markOwed(reason)
+  }
+
+  async #markOwed(reason: string): Promise<void> {
+    if (!this.#record.takes('resyncRequired')) return
+    await this.#record.transit('resyncRequired', { reason }, { resyncReason: reason })
+    this.#later.arm()
+  }
+
+  #meter(phase: ProgressPhase, totalBytes: number, job: JobOptions): ProgressMeter {
+    return new ProgressMeter(phase, this.#context.name, totalBytes, this.#context.clock, job.onProgress)
+  }
+
+  #totalSize(): number {
+    return this.#context.disks.reduce((total, disk) => total + disk.sizeBytes, 0)
+  }
+
+  #count(event: Parameters<typeof count>[1]): void {
+    this.#counters = count(this.#counters, event)
+  }
+}
+
+/** The replica cannot follow: a log is missing between what it has and what comes. */
+function isResyncCause(error: unknown): boolean {
+  return isSecondsiteError(error, 'LOG_CHAIN_GAP') || isSecondsiteError(error, 'LOG_CHAIN_FORK')
+}
