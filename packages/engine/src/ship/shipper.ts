@@ -7,7 +7,7 @@
 
 import { throwIfAborted } from '../errors.js'
 import type { Link } from '../transport/link.js'
-import { type HeaderInputOf, message } from '../transport/messages.js'
+import { message } from '../transport/messages.js'
 import { type FrameSlice, type ResumeCursor, type Shipment, type ShipmentLog, slicesOf } from './shipment.js'
 
 /** Frames that are encoded or wait to be sent, at most; the bound on memory is this times the size of a frame. */
@@ -16,16 +16,12 @@ export const FRAMES_AHEAD_MAX = 4
 /** Turns a slice of a file into the body of a frame; done by a worker. */
 export type EncodeFrame = (slice: FrameSlice, signal?: AbortSignal) => Promise<Uint8Array>
 
-/** How far a batch takes its disk; see the messages. */
-export type BatchProgress = NonNullable<HeaderInputOf<'shipment-begin'>['progress']>[number]
-
 export interface ShipOptions {
   readonly encode: EncodeFrame
   /** Bytes of a frame before encoding, 4096 to 16 MiB. */
   readonly frameBytes: number
   /** What `welcome` said is durable, per log. */
   readonly received: ResumeCursor
-  readonly progress?: readonly BatchProgress[]
   readonly signal?: AbortSignal
   /** Called after each frame has been handed to the channel. */
   readonly onFrame?: (rawBytes: number, sentBytes: number) => void
@@ -52,7 +48,7 @@ export async function ship(link: Link, shipment: Shipment, options: ShipOptions)
   const received = link.reply('received', shipment.number, signal)
   // Whoever waits is told below; until then a refusal must not count as unhandled.
   received.catch(() => {})
-  await link.send(beginOf(shipment, options.progress ?? []), signal)
+  await link.send(beginOf(shipment), signal)
   const report = await sendFrames(link, shipment, options)
   await link.send(message('shipment-end', { key: shipment.number }), signal)
   await received
@@ -89,10 +85,10 @@ async function* encodedAhead(shipment: Shipment, options: ShipOptions): AsyncGen
   for (const encoding of ahead) yield await encoding
 }
 
-function beginOf(shipment: Shipment, progress: readonly BatchProgress[]) {
+function beginOf(shipment: Shipment) {
   const { number: key, kind, cutTimeMs, isRebase } = shipment
   const logs = shipment.logs.map(shippedLogOf)
-  return message('shipment-begin', { key, kind, cutTimeMs, isRebase, logs, progress: [...progress] })
+  return message('shipment-begin', { key, kind, cutTimeMs, isRebase, logs })
 }
 
 function shippedLogOf({ diskId, log }: ShipmentLog) {

@@ -52,23 +52,12 @@ const shippedLog = z.object({
   nextSequence: count,
 })
 
-/** How far a batch of initial replication or of a resynchronization takes its disk. */
-const batchProgress = z.object({
-  diskId: id,
-  /** Which pass of a resynchronization; 0 for initial replication. */
-  pass: count,
-  /** Where the pass goes on after this batch. */
-  nextOffset: count,
-})
-
 const diskWelcome = z.object({
   diskId: id,
   /** Newest log that is spooled, synced and verified; null when there is none. */
   receivedLogId: id.nullable(),
   /** Newest log that the image holds; null when there is none. */
   appliedLogId: id.nullable(),
-  /** Progress of an unfinished initial replication or pass; absent when none runs. */
-  progress: batchProgress.omit({ diskId: true }).optional(),
 })
 
 /** Bytes of a log that are durable on the replica: a prefix of its `.hrl` followed by its `.hrx`. */
@@ -95,7 +84,6 @@ export const HEADERS = {
     /** True when the chain of logs begins anew. */
     isRebase: z.boolean(),
     logs: z.array(shippedLog).max(SHIPMENT_LOGS_MAX),
-    progress: z.array(batchProgress).max(MACHINE_DISKS_MAX).default([]),
   }),
   /** A slice of a log; the body is an encoded frame. */
   frame: z.object({

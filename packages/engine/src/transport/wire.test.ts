@@ -2,14 +2,7 @@ import { xxh3 } from '@node-rs/xxhash'
 import * as fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { isSecondsiteError } from '../errors.js'
-import {
-  DIGEST_RANGES_MAX,
-  errorMessage,
-  MACHINE_DISKS_MAX,
-  type Message,
-  message,
-  SHIPMENT_LOGS_MAX,
-} from './messages.js'
+import { DIGEST_RANGES_MAX, errorMessage, type Message, message, SHIPMENT_LOGS_MAX } from './messages.js'
 import {
   encodeMessage,
   MessageDecoder,
@@ -198,11 +191,6 @@ describe('a sender', () => {
       previousLogId: id,
       ...sizes,
     }))
-    const progress = Array.from({ length: MACHINE_DISKS_MAX }, () => ({
-      diskId: id,
-      pass: huge,
-      nextOffset: huge,
-    }))
     const ranges = Array.from({ length: DIGEST_RANGES_MAX }, () => ({ offset: huge, lengthBytes: huge }))
     const begin = message('shipment-begin', {
       key: 1,
@@ -210,7 +198,6 @@ describe('a sender', () => {
       cutTimeMs: 0,
       isRebase: false,
       logs,
-      progress,
     })
     const ask = {
       key: 1,
