@@ -6,7 +6,7 @@
  */
 
 import { basename, resolve } from 'node:path'
-import { ReplicaService } from './apply/replica-service.js'
+import { FolderReplica } from './apply/folder-replica.js'
 import { type Clock, systemClock } from './clock.js'
 import { isSecondsiteError, SecondsiteError } from './errors.js'
 import { native } from './native/index.js'
@@ -16,14 +16,12 @@ import { type Policy, type PolicyInput, parsePolicy } from './protection/policy.
 import { ProtectedMachine } from './protection/protected-machine.js'
 import { withReplica } from './protection/replica-link.js'
 import { type Random, systemRandom } from './random.js'
-import { ReplicaStore } from './store/replica-store.js'
 import { ResyncStore } from './store/resync-store.js'
 import type { Disk, Machine } from './store/state-schema.js'
 import { StateStore } from './store/state-store.js'
 import { TrackedDisk } from './track/tracked-disk.js'
 import { removeTrackingFiles } from './track/tracking-files.js'
 import type { Transport } from './transport/channel.js'
-import { memoryTransport } from './transport/memory.js'
 import { MIB } from './units.js'
 import { primaryWork, replicaWork, type StepObserver } from './works.js'
 
@@ -61,12 +59,6 @@ export interface EngineOptions {
   readonly step?: StepObserver
 }
 
-interface LocalReplica {
-  readonly store: ReplicaStore
-  readonly service: ReplicaService
-  readonly transport: Transport
-}
-
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/
 
 export class Engine implements AsyncDisposable {
@@ -76,7 +68,7 @@ export class Engine implements AsyncDisposable {
   readonly #clock: Clock
   readonly #random: Random
   readonly #machines = new Map<string, ProtectedMachine>()
-  readonly #replicas = new Map<string, LocalReplica>()
+  readonly #replicas = new Map<string, FolderReplica>()
 
   private constructor(options: EngineOptions, store: StateStore, pool: WorkerPool) {
     this.#options = options
@@ -89,10 +81,12 @@ export class Engine implements AsyncDisposable {
   /**
    * Opens the engine of a state directory and takes up all its machines.
    *
+   * A machine whose disks cannot be opened is there all the same, in state Error with the reason in
+   * {@link ProtectedMachine.measure}; `resume` tries again. A replica that cannot be reached is tried again by itself.
+   *
    * @example
    * await using engine = await Engine.open({ stateDirectory: './state' })
    * @throws {STATE_IN_USE, STORE_VERSION_NEWER, STORE_CORRUPT, STATE_DISK_FULL}
-   * @throws {DISK_NOT_FOUND, DISK_IN_USE, DISK_SIZE_DIFFERS, STORE_IN_USE} and others of a disk or replica
    */
   static async open(options: EngineOptions): Promise<Engine> {
     const store = StateStore.open(resolve(options.stateDirectory), options.clock ?? systemClock)
@@ -101,7 +95,9 @@ export class Engine implements AsyncDisposable {
     )
     const engine = new Engine(options, store, pool)
     try {
-      for (const row of await store.machines()) await engine.#take(row)
+      for (const row of await store.machines()) {
+        engine.#machines.set(row.machineId, await ProtectedMachine.takeUp(engine.#contextOf(row)))
+      }
       return engine
     } catch (error) {
       await engine.close()
@@ -174,10 +170,7 @@ export class Engine implements AsyncDisposable {
 
   async #closeRest(): Promise<void> {
     this.#machines.clear()
-    for (const replica of this.#replicas.values()) {
-      await replica.service.settled()
-      await replica.store.close()
-    }
+    for (const replica of this.#replicas.values()) await replica.close()
     this.#replicas.clear()
     await this.#pool.close()
     await this.#store.close()
@@ -231,35 +224,25 @@ export class Engine implements AsyncDisposable {
       retryAtMs: null,
       lastReceivedMs: null,
       lastAppliedMs: null,
+      lastAppliedCutMs: null,
     }
   }
 
-  /** Opens what a machine stands on, and the machine. */
+  /** Opens what a new machine stands on, and the machine. */
   async #take(row: Machine): Promise<ProtectedMachine> {
-    const policy = parsePolicy(JSON.parse(row.policyJson) as PolicyInput)
-    const replica = await this.#openReplica((JSON.parse(row.replicaJson) as { directory: string }).directory)
-    const disks = await this.#openDisks(await this.#store.disks(row.machineId), policy)
-    const context = this.#contextOf(row, policy, replica.transport, disks)
+    const context = this.#contextOf(row)
+    context.disks = await context.openDisks()
     try {
-      await this.#claim(context, row)
+      // A replica that belongs to somebody else is refused before anything is done.
+      const replica = { ...context, transport: this.#replicaOf(row) }
+      await withReplica(replica, undefined, async () => {})
       const machine = await ProtectedMachine.take(context)
       this.#machines.set(row.machineId, machine)
       return machine
     } catch (error) {
-      for (const disk of disks) await disk.close()
+      for (const disk of context.disks) await disk.close()
       throw error
     }
-  }
-
-  /** A new machine introduces itself, so that a replica that belongs to somebody else is refused before anything is done. */
-  async #claim(context: MachineContext, row: Machine): Promise<void> {
-    if (row.state !== 'ReadyForInitialReplication') return
-    await withReplica({ ...context, transport: this.#replicaOf(row).transport }, undefined, async () => {})
-  }
-
-  #replicaOf(row: Machine): LocalReplica {
-    const { directory } = JSON.parse(row.replicaJson) as { directory: string }
-    return this.#replicas.get(directory) as LocalReplica
   }
 
   async #openDisks(rows: readonly Disk[], policy: Policy): Promise<TrackedDisk[]> {
@@ -276,35 +259,32 @@ export class Engine implements AsyncDisposable {
     }
   }
 
-  async #openReplica(directory: string): Promise<LocalReplica> {
-    const open = this.#replicas.get(directory)
-    if (open) return open
-    const store = ReplicaStore.open(directory, this.#clock)
-    const step = this.#options.step ?? (() => {})
-    const service = new ReplicaService(store, replicaWork(this.#pool, step))
-    const transport = memoryTransport((channel) => void service.serve(channel))
-    const replica = { store, service, transport }
+  #replicaOf(row: Machine): FolderReplica {
+    const { directory } = JSON.parse(row.replicaJson) as { directory: string }
+    const known = this.#replicas.get(directory)
+    if (known) return known
+    const isNew = row.state === 'ReadyForInitialReplication'
+    const work = replicaWork(this.#pool, this.#options.step ?? (() => {}))
+    const replica = new FolderReplica({ directory, isNew, clock: this.#clock, work })
     this.#replicas.set(directory, replica)
     return replica
   }
 
-  #contextOf(
-    row: Machine,
-    policy: Policy,
-    transport: Transport,
-    disks: readonly TrackedDisk[],
-  ): MachineContext {
+  #contextOf(row: Machine): MachineContext {
     const { frameBytes = 4 * MIB, batchBytes = 64 * MIB, windowBytes = 256 * MIB } = this.#options
-    const step = this.#options.step ?? (() => {})
+    const { machineId, name } = row
+    const policy = parsePolicy(JSON.parse(row.policyJson) as PolicyInput)
+    const transport = this.#replicaOf(row)
     return {
-      machineId: row.machineId,
-      name: row.name,
-      disks,
+      machineId,
+      name,
+      disks: [],
+      openDisks: async () => this.#openDisks(await this.#store.disks(machineId), policy),
       policy,
       store: this.#store,
       resyncs: new ResyncStore(this.#store.db),
       transport: this.#options.wrapTransport?.(transport) ?? transport,
-      work: primaryWork(this.#pool, policy.compression, step),
+      work: primaryWork(this.#pool, policy.compression, this.#options.step ?? (() => {})),
       clock: this.#clock,
       random: this.#random,
       frameBytes,

@@ -276,6 +276,11 @@ export const ERROR_TABLE = {
     'The other side sent something that is not the protocol.',
     'Check that both sides run compatible versions and that the address is right.',
   ),
+  REPLICA_BEHIND: final(
+    'invalidState',
+    'The replica has lost shipments that it had applied: it is an older copy, or a new one.',
+    'It is compared with the disk and made equal by a resynchronization; start it now if it must not wait for its window.',
+  ),
   REPLICA_DISK_FULL: retried(
     'failed',
     'The disk of the replica store is full.',
@@ -290,6 +295,11 @@ export const ERROR_TABLE = {
     'inUse',
     'The replica serves another connection of its primary.',
     'Wait until the other connection has ended.',
+  ),
+  REPLICA_NOT_FOUND: retried(
+    'fileNotFound',
+    'The folder of the replica has no replica store.',
+    'Mount the volume that holds it; replication goes on by itself. When the replica is lost, disable the machine and enable it anew.',
   ),
   STATE_DISK_FULL: retried(
     'failed',

@@ -7,6 +7,7 @@ import { digestListBytes } from './resync/compare.js'
 import type { NativeSealedLog } from './native/index.js'
 import type { WorkerPool } from './pool/pool.js'
 import type { CompressionPolicy } from './pool/frame.js'
+import { transition } from './protection/machine.js'
 import type { PrimaryWork } from './protection/machine-context.js'
 import { toPairs } from './ranges.js'
 import { cutDisks } from './track/tracked-disk.js'
@@ -54,6 +55,10 @@ export function replicaWork(pool: WorkerPool, step: StepObserver): ReplicaWork {
     pool.run('native', { call, args })
   return {
     step,
+    next: (state, event) => {
+      const answer = transition('replica', state, event, { isInitialReplicationDone: true })
+      return answer.isAllowed ? answer.next : undefined
+    },
     createImage: async (path, sizeBytes) => {
       await run('createImage', path, sizeBytes)
     },

@@ -20,7 +20,10 @@ import {
 } from '../transport/messages.js'
 import { IncomingLog } from './incoming-log.js'
 import type { ReplicaApplier } from './replica-applier.js'
-import type { ReplicaWork } from './replica-work.js'
+import type { ReplicaEvent, ReplicaWork } from './replica-work.js'
+
+/** What the first log of a disk names as the one before it. */
+const CHAIN_START = '00000000-0000-0000-0000-000000000000'
 
 /** Frames being decoded at once, at most. */
 const FRAMES_DECODING_MAX = 4
@@ -98,7 +101,8 @@ export class ReplicaSession {
     })
     await this.#store.claim({ relationshipId, machine, fencingNumber, disks })
     for (const disk of await this.#store.disks()) await this.#ensureImage(disk)
-    await this.#applier.applyReceived() // What an earlier conversation could not bring into the images.
+    const applied = await this.#applier.applyReceived() // What an earlier conversation could not bring into the images.
+    if (applied?.kind === 'delta') await this.#caughtUp()
     await this.#applier.cleanApplied()
     this.#isOpen = true
     await this.#channel.send(
@@ -134,6 +138,7 @@ export class ReplicaSession {
 
   async #begin(begin: HeaderOf<'shipment-begin'>): Promise<void> {
     await this.#checkChain(begin)
+    if (begin.kind === 'resync') await this.#moved('resyncStarted', 'a batch arrives')
     await this.#applier.discardUnfinished(begin.key)
     const { key: cycleNumber, kind, cutTimeMs } = begin
     const logs = begin.logs.map((log) => {
@@ -178,7 +183,8 @@ export class ReplicaSession {
       const head = heads.get(log.diskId)
       if (head === undefined)
         throw protocolError(`log ${log.logId} is of disk ${log.diskId}, which is not here`)
-      if (!(begin.isRebase || head === null || head === log.previousLogId)) {
+      if (!(begin.isRebase || (head ?? CHAIN_START) === log.previousLogId)) {
+        await this.#moved('resyncRequired', 'LOG_CHAIN_GAP')
         throw new SecondsiteError('LOG_CHAIN_GAP', {
           message: `log ${log.logId} follows ${log.previousLogId}, the newest received one is ${head}`,
           details: {
@@ -249,11 +255,25 @@ export class ReplicaSession {
     if (this.#applyFailure) return
     try {
       const applied = await this.#applier.applyReceived()
+      if (applied?.kind === 'delta') await this.#caughtUp()
       if (applied) await this.#tellApplied(applied)
     } catch (error) {
       this.#applyFailure = error as Error
       await this.#channel.send(errorMessage(error)).catch(() => {})
     }
+  }
+
+  /** The images equal the disks at a cut: what was under way is complete. */
+  async #caughtUp(): Promise<void> {
+    await this.#moved('initialReplicationComplete', 'its closing cut is applied')
+    await this.#moved('resyncComplete', 'its closing cut is applied')
+  }
+
+  /** The state follows what the primary does; an event that it does not take changes nothing. */
+  async #moved(trigger: ReplicaEvent, reason: string): Promise<void> {
+    const from = (await this.#store.identity())?.state
+    const to = from && this.#work.next(from, trigger)
+    if (from && to) await this.#store.transition({ trigger, from, to, operator: 'engine', reason })
   }
 
   #tellApplied({ cycleNumber: key, cutTimeMs }: Receipt): Promise<void> {
@@ -278,6 +298,7 @@ export class ReplicaSession {
   async #discard(key: number): Promise<void> {
     await this.#applying
     await this.#applier.discardOpen()
+    await this.#moved('resyncStarted', 'a pass begins')
     await this.#status(key)
   }
 

@@ -4,7 +4,15 @@
 
 import type { DigestAlgorithm } from '../native/types.js'
 import type { ByteRange } from '../ranges.js'
+import type { ReplicationState } from '../states.js'
 import type { SpoolPaths } from './spool.js'
+
+/** What the replica sees of the primary's state. */
+export type ReplicaEvent =
+  | 'initialReplicationComplete'
+  | 'resyncRequired'
+  | 'resyncStarted'
+  | 'resyncComplete'
 
 /** Where a decoded frame goes. */
 export interface FrameTarget {
@@ -34,6 +42,8 @@ export interface ReplicaWork {
   applyLogs(imagePath: string, logPaths: readonly string[]): Promise<void>
   /** 16 bytes a chunk. */
   digests(request: DigestRequest): Promise<Uint8Array>
+  /** Where an event moves the replica's state by the state table; undefined when the state does not take it. */
+  next(state: ReplicationState, event: ReplicaEvent): ReplicationState | undefined
   /** Called with the name of a step just before it; a test kills the process there. */
   step(name: string): Promise<void> | void
 }

@@ -54,7 +54,10 @@ export interface PrimaryWork {
 export interface MachineContext {
   readonly machineId: string
   readonly name: string
-  readonly disks: readonly TrackedDisk[]
+  /** Empty while they cannot be opened. */
+  disks: readonly TrackedDisk[]
+  /** Opens all of them, or none. */
+  openDisks(): Promise<readonly TrackedDisk[]>
   readonly policy: Policy
   readonly store: StateStore
   readonly resyncs: ResyncStore

@@ -7,7 +7,9 @@
  * lead to state Error.
  */
 
+import { asSecondsiteError, type SecondsiteError } from '../errors.js'
 import type { ReplicationState } from '../states.js'
+import type { Machine } from '../store/state-schema.js'
 import type { TrackedDisk } from '../track/tracked-disk.js'
 import { removeTrackingFiles } from '../track/tracking-files.js'
 import { Jobs } from './jobs.js'
@@ -37,8 +39,11 @@ export class ProtectedMachine {
   readonly #record: MachineRecord
   readonly #work: ReplicationWork
   readonly #scheduler: Scheduler
+  /** Why the disks are not open. */
+  #fault: SecondsiteError | undefined
 
-  private constructor(context: MachineContext, record: MachineRecord) {
+  private constructor(context: MachineContext, row: Machine) {
+    const record = new MachineRecord(context, row)
     this.#context = context
     this.#record = record
     this.#work = new ReplicationWork(context, record, {
@@ -56,13 +61,17 @@ export class ProtectedMachine {
     })
   }
 
-  /** Takes up a machine from its rows: what a crash left between disks and queue is settled first. */
+  /** Takes a machine whose disks are open. */
   static async take(context: MachineContext): Promise<ProtectedMachine> {
-    await reconcile(context)
-    const record = new MachineRecord(context, await context.store.machine(context.machineId))
-    const machine = new ProtectedMachine(context, record)
-    await machine.#work.noticeOwedResync()
-    machine.#scheduler.arm()
+    const machine = new ProtectedMachine(context, await context.store.machine(context.machineId))
+    await machine.#begin()
+    return machine
+  }
+
+  /** Takes up a machine where the last process left it; one whose disks cannot be opened says why and waits for `resume`. */
+  static async takeUp(context: MachineContext): Promise<ProtectedMachine> {
+    const machine = new ProtectedMachine(context, await context.store.machine(context.machineId))
+    await machine.#open().catch((error: unknown) => machine.#cannotOpen(asSecondsiteError(error)))
     return machine
   }
 
@@ -90,7 +99,7 @@ export class ProtectedMachine {
    * @throws {INVALID_STATE} unless the state is ReadyForInitialReplication
    * @throws {ABORTED} when the signal or a verb stopped it; TRANSPORT_LOST and other codes of the way to the replica
    */
-  startInitialReplication(options: JobOptions = {}): Promise<void> {
+  async startInitialReplication(options: JobOptions = {}): Promise<void> {
     return this.#verb('startInitialReplication', options, (job) => this.#work.initial(job))
   }
 
@@ -104,6 +113,7 @@ export class ProtectedMachine {
    * @throws {INVALID_STATE} unless the state is Replicating
    */
   async replicate(options: JobOptions = {}): Promise<CycleReport> {
+    this.#requireDisks()
     return this.#jobs.run(options.signal, (signal) => {
       this.#record.require(['Replicating'], 'replicate')
       return this.#work.cycle({ ...options, signal })
@@ -117,10 +127,14 @@ export class ProtectedMachine {
 
   /**
    * Goes on after `suspend`, an error or a due resynchronization: with cycles, initial replication or the resynchronization.
-   * What was interrupted continues in the background; its failures are retried and shown by {@link measure}.
-   * @throws {INVALID_STATE}
+   * What was interrupted continues in the background; its failures are retried and shown by {@link measure}. Disks that
+   * could not be opened are tried again first.
+   * @throws {INVALID_STATE} and, as before, the codes of a disk that still cannot be opened
    */
   async resume(): Promise<void> {
+    const wasClosed = this.#fault !== undefined
+    if (wasClosed) await this.#open()
+    if (wasClosed && !this.#record.takes('resume')) return this.#record.set({ errorJson: null })
     await this.#record.transit('resume', {}, { errorJson: null, retryAttempt: 0, retryAtMs: null })
     this.#scheduler.arm()
   }
@@ -133,6 +147,7 @@ export class ProtectedMachine {
    */
   async resynchronize(options: ResynchronizeOptions = {}): Promise<ResyncReport | undefined> {
     const { startTimeMs, restart = false } = options
+    this.#requireDisks()
     if (startTimeMs !== undefined) return this.#scheduleResync(startTimeMs)
     await this.#jobs.stop()
     await this.#work.askForResync()
@@ -152,6 +167,7 @@ export class ProtectedMachine {
    * @throws {INVALID_STATE} unless the state is Replicating
    */
   async verify(options: JobOptions & { readonly repair?: boolean } = {}): Promise<VerifyReport> {
+    this.#requireDisks()
     const report = await this.#jobs.run(options.signal, (signal) => {
       this.#record.require(['Replicating'], 'verify')
       return this.#work.verify({ ...options, signal })
@@ -173,9 +189,10 @@ export class ProtectedMachine {
 
   /** Ends the protection on this side: tracking stops, rows, logs and tracking files go; the replica and its files stay. */
   async disable(): Promise<void> {
+    const disks = await this.#context.store.disks(this.id)
     await this.#stopThen('disable', () => this.#record.remove())
     await this.close()
-    for (const disk of this.#context.disks) removeTrackingFiles(disk.trackingDirectory, disk.name)
+    for (const disk of disks) removeTrackingFiles(disk.trackingDirectory, disk.name)
   }
 
   /** Stops the jobs and closes the disks in order. The engine calls it; after `disable` it has nothing left to do. */
@@ -197,12 +214,44 @@ export class ProtectedMachine {
     return this.#record.isRemoved
   }
 
+  async #open(): Promise<void> {
+    this.#context.disks = await this.#context.openDisks()
+    try {
+      await this.#begin()
+      this.#fault = undefined
+    } catch (error) {
+      for (const disk of this.#context.disks) await disk.close()
+      this.#context.disks = []
+      throw error
+    }
+  }
+
+  /** What a crash left between disks and queue is settled before anything is due. */
+  async #begin(): Promise<void> {
+    await reconcile(this.#context)
+    await this.#work.noticeOwedResync()
+    this.#scheduler.arm()
+  }
+
+  async #cannotOpen(error: SecondsiteError): Promise<void> {
+    this.#fault = error
+    const errorJson = JSON.stringify({ code: error.code, message: error.message })
+    if (!this.#record.takes('nonRecoverableError')) return this.#record.set({ errorJson })
+    await this.#record.transit('nonRecoverableError', { reason: error.code }, { errorJson })
+  }
+
+  /** @throws what keeps the disks from being open */
+  #requireDisks(): void {
+    if (this.#fault) throw this.#fault
+  }
+
   /** Moves the state by a verb, then does its work as the one job. */
   async #verb<Result>(
     trigger: Trigger,
     options: JobOptions,
     work: (job: JobOptions) => Promise<Result>,
   ): Promise<Result> {
+    this.#requireDisks()
     return this.#jobs.run(options.signal, async (signal) => {
       await this.#record.transit(trigger)
       return work({ ...options, signal })

@@ -22,7 +22,7 @@ export interface Conversation {
 /**
  * Runs `action` over a new link and closes it afterwards, whatever happens.
  *
- * @throws {TRANSPORT_FAILED, TRANSPORT_LOST, FENCED, STORE_FOREIGN, ABORTED} and what `action` throws
+ * @throws {TRANSPORT_FAILED, TRANSPORT_LOST, FENCED, STORE_FOREIGN, REPLICA_BEHIND, ABORTED} and what `action` throws
  */
 export async function withReplica<Result>(
   context: MachineContext,
@@ -32,12 +32,24 @@ export async function withReplica<Result>(
   const link = new Link(await connect(context, signal))
   try {
     const welcome = await greet(context, link, signal)
+    await refuseOlder(context, welcome)
     let key = 1
     const nextKey = (): number => (key += 1)
     return await action({ link, welcome, nextKey })
   } finally {
     await link.close()
   }
+}
+
+/** A replica that had applied more than it has now was put back to an older state, or lost. */
+async function refuseOlder(context: MachineContext, welcome: Welcome): Promise<void> {
+  const known = await context.store.appliedShipment(context.machineId)
+  const { appliedShipment } = welcome
+  if (appliedShipment >= known) return
+  throw new SecondsiteError('REPLICA_BEHIND', {
+    message: `the replica of ${context.name} holds shipment ${appliedShipment}; it had ${known}`,
+    details: { machine: context.name, appliedShipment, knownShipment: known },
+  })
 }
 
 /** A transport that fails without a code of ours is one that cannot be reached. */

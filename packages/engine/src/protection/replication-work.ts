@@ -5,7 +5,7 @@
  * thrown on. Recoverable failures are tried again by the scheduler.
  */
 
-import { asSecondsiteError, isSecondsiteError, type SecondsiteError, throwIfAborted } from '../errors.js'
+import { asSecondsiteError, type SecondsiteError, throwIfAborted } from '../errors.js'
 import { runInitialReplication } from './initial-replication.js'
 import type { MachineContext } from './machine-context.js'
 import type { MachineRecord } from './machine-record.js'
@@ -113,7 +113,8 @@ export class ReplicationWork {
       const differentBytes = comparedBytes - equalBytes
       return { reason, comparedBytes, equalBytes, differentBytes, sentBytes: meter.transferredBytes }
     })
-    await this.#record.transit('resyncComplete', {}, { resyncReason: null, resyncStartMs: null })
+    const settled = { resyncReason: null, resyncStartMs: null, isInitialReplicationDone: 1 }
+    await this.#record.transit('resyncComplete', {}, settled)
     this.#later.arm()
     return report
   }
@@ -151,7 +152,8 @@ export class ReplicationWork {
     if (error.code === 'ABORTED') return
     this.#count({ kind: 'failure', isNetwork: error.code.startsWith('TRANSPORT') })
     await this.#record.set({ errorJson: JSON.stringify({ code: error.code, message: error.message }) })
-    if (isResyncCause(error)) return this.#requireResync('CHAIN_BROKEN')
+    const cause = resyncCause(error)
+    if (cause) return this.#requireResync(cause)
     if (error.retryable === 'recoverable') return this.#later.retry(error)
     if (this.#record.takes('nonRecoverableError')) {
       await this.#record.transit('nonRecoverableError', { reason: error.code })
@@ -182,7 +184,8 @@ export class ReplicationWork {
     }
   }
 
-  async #requireResync(reason: 'CHAIN_BROKEN'): Promise<void> {
+  async #requireResync(reason: 'CHAIN_BROKEN' | 'REPLICA_CHANGED'): Promise<void> {
+    if (reason === 'REPLICA_CHANGED') await this.#context.store.forgetApplied(this.#context.machineId)
     for (const disk of this.#context.disks) await disk.requireResync(reason, true)
     await this.#markOwed(reason)
   }
@@ -206,7 +209,8 @@ export class ReplicationWork {
   }
 }
 
-/** The replica cannot follow: a log is missing between what it has and what comes. */
-function isResyncCause(error: unknown): boolean {
-  return isSecondsiteError(error, 'LOG_CHAIN_GAP') || isSecondsiteError(error, 'LOG_CHAIN_FORK')
+/** Failures that only a resynchronization mends: the replica misses a log, or has lost what it had. */
+function resyncCause({ code }: SecondsiteError): 'CHAIN_BROKEN' | 'REPLICA_CHANGED' | undefined {
+  if (code === 'LOG_CHAIN_GAP' || code === 'LOG_CHAIN_FORK') return 'CHAIN_BROKEN'
+  return code === 'REPLICA_BEHIND' ? 'REPLICA_CHANGED' : undefined
 }

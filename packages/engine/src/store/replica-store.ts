@@ -74,6 +74,11 @@ export class ReplicaStore implements AsyncDisposable {
     this.#clock = clock
   }
 
+  /** The file by which a folder is known to hold a store. */
+  static fileOf(directory: string): string {
+    return join(directory, STORE_FILE)
+  }
+
   /**
    * Opens the folder of a replica, creating what is missing.
    * @throws {STORE_IN_USE, STORE_VERSION_NEWER, STORE_CORRUPT, STORE_BUSY, REPLICA_DISK_FULL, ACCESS_DENIED, IO_FAILED}
@@ -81,7 +86,7 @@ export class ReplicaStore implements AsyncDisposable {
   static open(directory: string, clock: Clock): ReplicaStore {
     const lock = openLocked(directory, 'STORE_IN_USE')
     try {
-      const place = { path: join(directory, STORE_FILE), fullCode: 'REPLICA_DISK_FULL' as const }
+      const place = { path: ReplicaStore.fileOf(directory), fullCode: 'REPLICA_DISK_FULL' as const }
       return new ReplicaStore(lock, openDatabase<ReplicaSchema>(REPLICA_DATABASE, place), clock)
     } catch (error) {
       lock.close()
@@ -269,13 +274,22 @@ export class ReplicaStore implements AsyncDisposable {
     })
   }
 
-  /** Removes the rows of logs whose files are gone. */
+  /** Removes the rows of logs whose files are gone, and the cycles that have none left, but for the newest. */
   async forgetLogs(logIds: readonly string[]): Promise<void> {
-    if (logIds.length === 0) return
-    await this.db
-      .deleteFrom('logs')
-      .where('logId', 'in', [...logIds])
-      .execute()
+    await this.atomically(async (transaction) => {
+      await transaction
+        .deleteFrom('logs')
+        .where('logId', 'in', [...logIds])
+        .execute()
+      const { number } = await transaction
+        .selectFrom('cycles')
+        .select(({ fn }) => fn.max('cycleNumber').as('number'))
+        .where('state', '=', 'applied')
+        .executeTakeFirstOrThrow()
+      const older = transaction.deleteFrom('cycles').where('cycleNumber', '<', number ?? 0)
+      const held = transaction.selectFrom('logs').select('cycleNumber')
+      await older.where('state', '=', 'applied').where('cycleNumber', 'not in', held).execute()
+    })
   }
 
   async #take(transaction: Transaction<ReplicaSchema>, claim: Claim): Promise<Identity> {

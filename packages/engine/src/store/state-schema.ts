@@ -15,6 +15,8 @@ export const LOG_KINDS = ['delta', 'initial', 'resync'] as const
 export const LOG_STATES = ['sealed', 'shipped', 'received', 'applied'] as const
 /** How far a cycle is. */
 export const CYCLE_STATES = ['cut', 'shipped', 'received', 'applied'] as const
+/** How much an event asks for attention. */
+export const EVENT_LEVELS = ['information', 'warning', 'error'] as const
 /** How far a resynchronization is. */
 export const RESYNC_STATES = ['running', 'suspended', 'cancelled', 'complete'] as const
 
@@ -22,6 +24,7 @@ export type LogKind = (typeof LOG_KINDS)[number]
 export type LogState = (typeof LOG_STATES)[number]
 export type CycleState = (typeof CYCLE_STATES)[number]
 export type ResyncState = (typeof RESYNC_STATES)[number]
+export type EventLevel = (typeof EVENT_LEVELS)[number]
 
 /** A protected machine: one relationship. */
 export interface MachineTable {
@@ -44,6 +47,8 @@ export interface MachineTable {
   retryAtMs: number | null
   lastReceivedMs: number | null
   lastAppliedMs: number | null
+  /** Cut that the images show. */
+  lastAppliedCutMs: number | null
 }
 
 /** A disk of a machine. */
@@ -124,6 +129,19 @@ export interface StatisticsTable {
   startMs: number
   endMs: number | null
   countersJson: string
+  rpoJson: Generated<string>
+}
+
+/** Something that happened to a machine, for people and monitoring. */
+export interface EventTable {
+  eventId: Generated<number>
+  machineId: string
+  machine: string
+  timeMs: number
+  id: number
+  level: EventLevel
+  text: string
+  detailsJson: string
 }
 
 /** Every transition, written in the transaction that makes it. */
@@ -148,6 +166,7 @@ export interface StateSchema {
   resyncRanges: ResyncRangeTable
   statistics: StatisticsTable
   journal: JournalTable
+  events: EventTable
 }
 
 export type Machine = Selectable<MachineTable>
@@ -162,6 +181,9 @@ export type Resync = Selectable<ResyncTable>
 export type NewResync = Insertable<ResyncTable>
 export type ResyncRange = Selectable<ResyncRangeTable>
 export type JournalEntry = Selectable<JournalTable>
+export type Statistics = Selectable<StatisticsTable>
+export type EventRow = Selectable<EventTable>
+export type NewEventRow = Insertable<EventTable>
 
 const machine = '"machineId" TEXT NOT NULL REFERENCES "machines" ON DELETE CASCADE'
 const disk = '"diskId" TEXT NOT NULL REFERENCES "disks" ON DELETE CASCADE'
@@ -208,9 +230,21 @@ CREATE TABLE "journal" (
   "toState" TEXT NOT NULL) STRICT;
 `
 
+const VERSION_2 = `
+ALTER TABLE "machines" ADD COLUMN ${wholeNumber('lastAppliedCutMs', '')};
+ALTER TABLE "statistics" ADD COLUMN "rpoJson" TEXT NOT NULL DEFAULT '{}';
+CREATE TABLE "events" (
+  "eventId" INTEGER PRIMARY KEY AUTOINCREMENT, "machineId" TEXT NOT NULL, "machine" TEXT NOT NULL,
+  ${wholeNumber('timeMs')}, ${wholeNumber('id')}, ${oneOf('level', EVENT_LEVELS)}, "text" TEXT NOT NULL,
+  "detailsJson" TEXT NOT NULL) STRICT;
+DELETE FROM "cycles" WHERE "state" = 'applied' AND "cycleNumber" < (
+  SELECT MAX("cycleNumber") FROM "cycles" AS "newest"
+  WHERE "newest"."machineId" = "cycles"."machineId" AND "newest"."state" = 'applied');
+`
+
 /** The state database: "SSst". */
 export const STATE_DATABASE: DatabaseKind = {
   name: 'state database',
   applicationId: 0x53537374,
-  migrations: [VERSION_1],
+  migrations: [VERSION_1, VERSION_2],
 }

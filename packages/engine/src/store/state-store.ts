@@ -215,6 +215,22 @@ export class StateStore implements AsyncDisposable {
     return query.where('state', '!=', 'applied').orderBy('cycleNumber').execute()
   }
 
+  /** The newest shipment that the replica said it has applied; 0 when there is none. */
+  async appliedShipment(machineId: string): Promise<number> {
+    const query = this.db.selectFrom('cycles').select(({ fn }) => fn.max('cycleNumber').as('number'))
+    const row = await query
+      .where('machineId', '=', machineId)
+      .where('state', '=', 'applied')
+      .executeTakeFirst()
+    return row?.number ?? 0
+  }
+
+  /** Forgets what the replica said it has applied: it has lost it. */
+  async forgetApplied(machineId: string): Promise<void> {
+    const query = this.db.deleteFrom('cycles').where('machineId', '=', machineId)
+    await query.where('state', '=', 'applied').execute()
+  }
+
   /** The logs of a cycle, by the order of their disks. */
   logsOfCycle(machineId: string, cycleNumber: number): Promise<QueuedLog[]> {
     return this.#logs(machineId).where('logs.cycleNumber', '=', cycleNumber).execute()
@@ -228,14 +244,6 @@ export class StateStore implements AsyncDisposable {
   /** Logs that the replica's images hold and whose files may still be there. */
   appliedLogs(machineId: string): Promise<QueuedLog[]> {
     return this.#logs(machineId).where('logs.state', '=', 'applied').execute()
-  }
-
-  /** Bytes of the logs per disk that the replica has not acknowledged: what the 50 % rule looks at. */
-  async unacknowledgedBytes(machineId: string): Promise<Map<string, number>> {
-    const rows = await this.#logs(machineId).where('logs.state', 'in', ['sealed', 'shipped']).execute()
-    const sums = new Map<string, number>()
-    for (const { diskId, logSizeBytes } of rows) sums.set(diskId, (sums.get(diskId) ?? 0) + logSizeBytes)
-    return sums
   }
 
   /** The replica holds the cycle in full: its logs count as received. Calling it again changes nothing. */
@@ -256,7 +264,10 @@ export class StateStore implements AsyncDisposable {
     })
   }
 
-  /** The replica's image holds the cycle. The rows of its logs stay until {@link forgetLogs}: files go first. */
+  /**
+   * The replica's image holds the cycle; older ones are forgotten. The rows of its logs stay until {@link forgetLogs}:
+   * files go first.
+   */
   async markApplied(machineId: string, cycleNumber: number): Promise<void> {
     const nowMs = this.#clock.nowMs()
     await this.atomically(async (transaction) => {
@@ -267,11 +278,18 @@ export class StateStore implements AsyncDisposable {
         .executeTakeFirstOrThrow()
       if (numUpdatedRows === 0n) return
       await setLogState(transaction, machineId, cycleNumber, 'applied')
+      const own = transaction.selectFrom('cycles').where('machineId', '=', machineId)
+      const { cutTimeMs } = await own
+        .select('cutTimeMs')
+        .where('cycleNumber', '=', cycleNumber)
+        .executeTakeFirstOrThrow()
       await transaction
         .updateTable('machines')
-        .set({ lastAppliedMs: nowMs })
+        .set({ lastAppliedMs: nowMs, lastAppliedCutMs: cutTimeMs })
         .where('machineId', '=', machineId)
         .execute()
+      const older = transaction.deleteFrom('cycles').where('machineId', '=', machineId)
+      await older.where('cycleNumber', '<', cycleNumber).where('state', '=', 'applied').execute()
     })
   }
 

@@ -16,12 +16,23 @@ const SUFFIX = /^\.(hrt|(\d{10}|initial-\d+|resync-[0-9a-f]+-\d+)\.hr[lx](\.dama
 export function removeTrackingFiles(trackingDirectory: string, diskName: string): void {
   const isTracking = (file: string): boolean =>
     file.startsWith(diskName) && SUFFIX.test(file.slice(diskName.length))
-  for (const file of readdirSync(trackingDirectory).filter(isTracking)) {
+  for (const file of filesOf(trackingDirectory).filter(isTracking)) {
     const path = join(trackingDirectory, file)
     try {
       rmSync(path, { force: true })
     } catch (error) {
       throw fromSystemError(error, { operation: 'remove', path })
     }
+  }
+}
+
+/** A folder that is gone holds nothing. */
+function filesOf(directory: string): string[] {
+  try {
+    return readdirSync(directory)
+  } catch (error) {
+    const failure = fromSystemError(error, { operation: 'list', path: directory })
+    if (failure.code === 'PATH_NOT_FOUND') return []
+    throw failure
   }
 }
