@@ -11,6 +11,12 @@ import { type Clock, systemClock } from './clock.js'
 import { isSecondsiteError, SecondsiteError } from './errors.js'
 import { native } from './native/index.js'
 import { WorkerPool } from './pool/pool.js'
+import {
+  type EventFilter,
+  EventLog,
+  type MachineEvent,
+  type MachineEventListener,
+} from './protection/events.js'
 import type { MachineContext } from './protection/machine-context.js'
 import { type Policy, type PolicyInput, parsePolicy } from './protection/policy.js'
 import { ProtectedMachine } from './protection/protected-machine.js'
@@ -55,6 +61,8 @@ export interface EngineOptions {
   readonly windowBytes?: number
   /** Puts a transport of its own around that to the replica, to cut or corrupt it. */
   readonly wrapTransport?: (transport: Transport) => Transport
+  /** Told of everything that {@link Engine.events} keeps. */
+  readonly onEvent?: MachineEventListener
   /** Called with the name of each step just before it; a test ends the process there. */
   readonly step?: StepObserver
 }
@@ -69,6 +77,7 @@ export class Engine implements AsyncDisposable {
   readonly #random: Random
   readonly #machines = new Map<string, ProtectedMachine>()
   readonly #replicas = new Map<string, FolderReplica>()
+  readonly #events: EventLog
 
   private constructor(options: EngineOptions, store: StateStore, pool: WorkerPool) {
     this.#options = options
@@ -76,6 +85,7 @@ export class Engine implements AsyncDisposable {
     this.#pool = pool
     this.#clock = options.clock ?? systemClock
     this.#random = options.random ?? systemRandom
+    this.#events = new EventLog(store, this.#clock, options.onEvent)
   }
 
   /**
@@ -141,7 +151,9 @@ export class Engine implements AsyncDisposable {
     })
     await this.#store.addMachine(row, rows, 'engine', 'asked for')
     try {
-      return await this.#take(await this.#store.machine(machineId))
+      const machine = await this.#take(await this.#store.machine(machineId))
+      await this.#events.raise({ machineId, name: machine.name }, 'enabled', { replica: directory })
+      return machine
     } catch (error) {
       await this.#forget(machineId)
       // A disk that is in use, or was tracked for another machine, keeps its files: they are not ours.
@@ -150,6 +162,11 @@ export class Engine implements AsyncDisposable {
       }
       throw error
     }
+  }
+
+  /** What happened to machines, oldest first; also of those that are not protected any more. */
+  events(filter: EventFilter = {}): Promise<MachineEvent[]> {
+    return this.#events.list(filter)
   }
 
   /** Closes machines, replicas, workers and the state directory, in this order; calling it again does nothing. */
@@ -283,6 +300,7 @@ export class Engine implements AsyncDisposable {
       policy,
       store: this.#store,
       resyncs: new ResyncStore(this.#store.db),
+      events: this.#events,
       transport: this.#options.wrapTransport?.(transport) ?? transport,
       work: primaryWork(this.#pool, policy.compression, this.#options.step ?? (() => {})),
       clock: this.#clock,

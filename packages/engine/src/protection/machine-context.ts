@@ -12,6 +12,7 @@ import type { ResyncStore } from '../store/resync-store.js'
 import type { StateStore } from '../store/state-store.js'
 import type { TrackedDisk } from '../track/tracked-disk.js'
 import type { Transport } from '../transport/channel.js'
+import type { EventLog } from './events.js'
 import type { Policy } from './policy.js'
 
 /** A batch built from ranges of a live disk. */
@@ -61,6 +62,7 @@ export interface MachineContext {
   readonly policy: Policy
   readonly store: StateStore
   readonly resyncs: ResyncStore
+  readonly events: EventLog
   readonly transport: Transport
   readonly work: PrimaryWork
   readonly clock: Clock

@@ -5,6 +5,7 @@
 import { SecondsiteError } from '../errors.js'
 import type { ReplicationState } from '../states.js'
 import type { Machine } from '../store/state-schema.js'
+import { EVENT_OF_TRIGGER } from './events.js'
 import type { MachineContext } from './machine-context.js'
 import { type Facts, requireTransition, transition, type Trigger } from './machine.js'
 
@@ -59,7 +60,7 @@ export class MachineRecord {
 
   /** Moves the state and sets `also` in one transaction, journaled. @throws {INVALID_STATE} */
   async transit(trigger: Trigger, { reason = 'asked for' } = {}, also: Partial<Machine> = {}): Promise<void> {
-    const { machineId, store, resyncs, clock } = this.#context
+    const { machineId, store, resyncs, clock, events } = this.#context
     const to = this.next(trigger)
     const change = { machineId, trigger, from: this.state, to, operator: OPERATOR, reason }
     await store.transition(change, async (transaction) => {
@@ -68,6 +69,8 @@ export class MachineRecord {
       await transaction.updateTable('machines').set(also).where('machineId', '=', machineId).execute()
     })
     this.#row = { ...this.#row, ...also, state: to }
+    const event = EVENT_OF_TRIGGER[trigger]
+    if (event) await events.raise(this.#context, event, { reason })
   }
 
   /** Sets values beside the state. */
@@ -85,12 +88,13 @@ export class MachineRecord {
 
   /** Removes the row with all that hangs on it. @throws {INVALID_STATE} */
   async remove(): Promise<void> {
-    const { machineId, store } = this.#context
+    const { machineId, store, events } = this.#context
     const to = this.next('disable')
     const change = { machineId, trigger: 'disable', from: this.state, to, operator: OPERATOR }
     await store.removeMachine({ ...change, reason: 'asked for' })
     this.#row = { ...this.#row, state: to }
     this.#isRemoved = true
+    await events.raise(this.#context, 'disabled')
   }
 
   #facts(): Facts {

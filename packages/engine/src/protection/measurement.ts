@@ -7,6 +7,7 @@ import type { Machine } from '../store/state-schema.js'
 import type { TrackedDisk } from '../track/tracked-disk.js'
 import { assessHealth, type HealthReport } from './health.js'
 import type { MachineContext } from './machine-context.js'
+import type { Monitor, RpoSpread } from './monitor.js'
 import type { Counters } from './statistics.js'
 
 /** What {@link ProtectedMachine.measure} says. */
@@ -15,7 +16,14 @@ export interface Measurement {
   readonly state: ReplicationState
   readonly health: ReplicationHealth
   readonly healthDetails: HealthReport['details']
+  /** Since {@link statisticsStartMs}. */
   readonly counters: Counters
+  /** Unix milliseconds at which the monitoring interval began. */
+  readonly statisticsStartMs: number
+  /** How the loss in time was spread over the month. */
+  readonly rpo: RpoSpread
+  /** The series of attempts after a failure; null when there is none. */
+  readonly retry: { readonly attempt: number; readonly atMs: number } | null
   /** Unix milliseconds; null before the first. */
   readonly lastReceivedMs: number | null
   readonly lastAppliedMs: number | null
@@ -43,8 +51,9 @@ export interface DiskMeasurement {
   readonly holdNsMax: number
 }
 
-/** Measures a machine by its row, its disks and its counters. */
-export function measure(context: MachineContext, row: Machine, counters: Counters): Measurement {
+/** Measures a machine by its row, its disks and its monitor. */
+export function measure(context: MachineContext, row: Machine, monitor: Monitor): Measurement {
+  const { counters } = monitor
   const nowMs = context.clock.nowMs()
   const disks = context.disks.map((disk) => measureDisk(context, disk))
   const error = row.errorJson === null ? null : JSON.parse(row.errorJson)
@@ -65,9 +74,12 @@ export function measure(context: MachineContext, row: Machine, counters: Counter
     health: health.health,
     healthDetails: health.details,
     counters,
+    statisticsStartMs: monitor.startMs,
+    rpo: monitor.rpo,
+    retry: row.retryAtMs === null ? null : { attempt: row.retryAttempt, atMs: row.retryAtMs },
     lastReceivedMs: row.lastReceivedMs,
     lastAppliedMs: row.lastAppliedMs,
-    lossMs: row.lastAppliedMs === null ? null : nowMs - row.lastAppliedMs,
+    lossMs: row.lastAppliedCutMs === null ? null : nowMs - row.lastAppliedCutMs,
     pendingBytes: disks.reduce((total, disk) => total + disk.logBytes, 0),
     resyncReason: row.resyncReason,
     lastError: error,

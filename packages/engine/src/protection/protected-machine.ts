@@ -10,12 +10,13 @@
 import { asSecondsiteError, type SecondsiteError } from '../errors.js'
 import type { ReplicationState } from '../states.js'
 import type { Machine } from '../store/state-schema.js'
-import type { TrackedDisk } from '../track/tracked-disk.js'
+import type { DiskRecovery, TrackedDisk } from '../track/tracked-disk.js'
 import { removeTrackingFiles } from '../track/tracking-files.js'
 import { Jobs } from './jobs.js'
 import type { MachineContext } from './machine-context.js'
 import { MachineRecord } from './machine-record.js'
 import type { Trigger } from './machine.js'
+import { Monitor } from './monitor.js'
 import { type Measurement, measure } from './measurement.js'
 import { type CycleReport, type JobOptions, ReplicationWork } from './replication-work.js'
 import type { ResyncReport } from './resynchronization.js'
@@ -33,46 +34,56 @@ export interface ResynchronizeOptions extends JobOptions {
   readonly startTimeMs?: number
 }
 
+/** States in which logs grow and no job looks at them. */
+const WATCHED: readonly ReplicationState[] = ['Replicating', 'Suspended', 'Error']
+
 export class ProtectedMachine {
   readonly #context: MachineContext
   readonly #jobs = new Jobs()
   readonly #record: MachineRecord
+  readonly #monitor: Monitor
   readonly #work: ReplicationWork
   readonly #scheduler: Scheduler
   /** Why the disks are not open. */
   #fault: SecondsiteError | undefined
 
-  private constructor(context: MachineContext, row: Machine) {
+  private constructor(context: MachineContext, row: Machine, monitor: Monitor) {
     const record = new MachineRecord(context, row)
     this.#context = context
     this.#record = record
-    this.#work = new ReplicationWork(context, record, {
+    this.#monitor = monitor
+    this.#work = new ReplicationWork(context, record, monitor, {
       arm: () => this.#scheduler.arm(),
       retry: (error) => this.#scheduler.retry(error),
     })
     this.#scheduler = new Scheduler(context, this.#jobs, {
       state: () => record.state,
       row: () => record.row,
-      cycle: async (signal) => (await this.#work.cycle({ signal })).durationMs,
+      cycle: (signal) => this.#work.cycle({ signal }),
       initial: (signal) => this.#work.initial({ signal }),
       resync: (signal) => this.#work.dueResync(signal),
-      isOverThreshold: () => isOverThreshold(context),
-      relieve: () => this.#work.relieve(),
+      setRetry: (retryAttempt, retryAtMs) => record.set({ retryAttempt, retryAtMs }),
+      watch: () => this.#watch(),
     })
   }
 
   /** Takes a machine whose disks are open. */
   static async take(context: MachineContext): Promise<ProtectedMachine> {
-    const machine = new ProtectedMachine(context, await context.store.machine(context.machineId))
+    const machine = await ProtectedMachine.#of(context)
     await machine.#begin()
     return machine
   }
 
   /** Takes up a machine where the last process left it; one whose disks cannot be opened says why and waits for `resume`. */
   static async takeUp(context: MachineContext): Promise<ProtectedMachine> {
-    const machine = new ProtectedMachine(context, await context.store.machine(context.machineId))
+    const machine = await ProtectedMachine.#of(context)
     await machine.#open().catch((error: unknown) => machine.#cannotOpen(asSecondsiteError(error)))
     return machine
+  }
+
+  static async #of(context: MachineContext): Promise<ProtectedMachine> {
+    const row = await context.store.machine(context.machineId)
+    return new ProtectedMachine(context, row, await Monitor.open(context))
   }
 
   get name(): string {
@@ -136,6 +147,7 @@ export class ProtectedMachine {
     if (wasClosed) await this.#open()
     if (wasClosed && !this.#record.takes('resume')) return this.#record.set({ errorJson: null })
     await this.#record.transit('resume', {}, { errorJson: null, retryAttempt: 0, retryAtMs: null })
+    this.#work.resumed()
     this.#scheduler.arm()
   }
 
@@ -179,12 +191,13 @@ export class ProtectedMachine {
 
   /** State, health, counters, and what a failover now would lose. */
   async measure(): Promise<Measurement> {
-    return measure(this.#context, await this.#record.refresh(), this.#work.counters)
+    await this.#monitor.endInterval()
+    return measure(this.#context, await this.#record.refresh(), this.#monitor)
   }
 
   /** Sets the counters of {@link measure} to zero. */
-  resetStatistics(): void {
-    this.#work.resetCounters()
+  async resetStatistics(): Promise<void> {
+    await this.#monitor.reset()
   }
 
   /** Ends the protection on this side: tracking stops, rows, logs and tracking files go; the replica and its files stay. */
@@ -199,6 +212,7 @@ export class ProtectedMachine {
   async close(): Promise<void> {
     this.#scheduler.disarm()
     await this.#jobs.close()
+    await this.#scheduler.settled()
     for (const disk of this.#context.disks) await disk.close()
   }
 
@@ -206,6 +220,7 @@ export class ProtectedMachine {
   async abandon(): Promise<void> {
     this.#scheduler.disarm()
     await this.#jobs.close()
+    await this.#scheduler.settled()
     for (const disk of this.#context.disks) disk.abandon()
   }
 
@@ -229,8 +244,29 @@ export class ProtectedMachine {
   /** What a crash left between disks and queue is settled before anything is due. */
   async #begin(): Promise<void> {
     await reconcile(this.#context)
+    for (const { name, recovery } of this.#context.disks) await this.#noteRecovery(name, recovery)
     await this.#work.noticeOwedResync()
     this.#scheduler.arm()
+  }
+
+  async #noteRecovery(disk: string, { kind, redoneBytes }: DiskRecovery): Promise<void> {
+    if (kind === 'created' || kind === 'clean') return
+    await this.#context.events.raise(this.#context, 'diskRecovered', { disk, kind, redoneBytes })
+  }
+
+  /** Looks at what time and the guest's writes change by themselves. */
+  async #watch(): Promise<void> {
+    const isDue = WATCHED.includes(this.state) && !this.#jobs.isBusy && isOverThreshold(this.#context)
+    try {
+      if (isDue) await this.#jobs.run(undefined, () => this.#work.relieve())
+      const { health, healthDetails } = await this.measure()
+      await this.#monitor.noteHealth(
+        health,
+        healthDetails.map(({ code }) => code),
+      )
+    } catch (error) {
+      if (asSecondsiteError(error).code !== 'ABORTED') await this.#work.failed(asSecondsiteError(error))
+    }
   }
 
   async #cannotOpen(error: SecondsiteError): Promise<void> {

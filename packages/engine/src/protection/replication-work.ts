@@ -9,13 +9,18 @@ import { asSecondsiteError, type SecondsiteError, throwIfAborted } from '../erro
 import { runInitialReplication } from './initial-replication.js'
 import type { MachineContext } from './machine-context.js'
 import type { MachineRecord } from './machine-record.js'
+import type { Monitor } from './monitor.js'
 import { type ProgressListener, ProgressMeter, type ProgressPhase } from './progress.js'
 import { type Conversation, withReplica } from './replica-link.js'
 import { beginResync, candidateBytes, type ResyncReport, runResync } from './resynchronization.js'
 import { queueCut, shipQueue } from './shipping.js'
-import { type Counters, count, ZERO_COUNTERS } from './statistics.js'
+import { missedCycles } from './statistics.js'
 import { enforceThreshold } from './threshold.js'
+import { SECOND_MS } from '../units.js'
 import { runVerify, type VerifyReport } from './verification.js'
+
+/** A cycle that begins this share of its interval late still counts as in time. */
+const LATE_SHARE = 0.1
 
 /** Options of a verb that works. */
 export interface JobOptions {
@@ -43,27 +48,22 @@ export interface Later {
   /** The state has changed: sets the next due work. */
   arm(): void
   /** A recoverable failure: sets the next attempt. */
-  retry(error: SecondsiteError): void
+  retry(error: SecondsiteError): Promise<void>
 }
 
 export class ReplicationWork {
   readonly #context: MachineContext
   readonly #record: MachineRecord
+  readonly #monitor: Monitor
   readonly #later: Later
-  #counters: Counters = ZERO_COUNTERS
+  /** When the last cycle began that was in time; undefined where none was due before the next. */
+  #cycleStartedMs: number | undefined
 
-  constructor(context: MachineContext, record: MachineRecord, later: Later) {
+  constructor(context: MachineContext, record: MachineRecord, monitor: Monitor, later: Later) {
     this.#context = context
     this.#record = record
+    this.#monitor = monitor
     this.#later = later
-  }
-
-  get counters(): Counters {
-    return this.#counters
-  }
-
-  resetCounters(): void {
-    this.#counters = ZERO_COUNTERS
   }
 
   async initial(job: JobOptions): Promise<void> {
@@ -81,13 +81,14 @@ export class ReplicationWork {
     const { context, startedMs } = { context: this.#context, startedMs: this.#context.clock.nowMs() }
     await this.#cutWithinThreshold()
     this.#record.require(['Replicating'], 'replicate')
+    const shownMs = (await this.#record.refresh()).lastAppliedCutMs
     const pendingBytes = context.disks.reduce((total, disk) => total + disk.status().unreleasedLogBytes, 0)
     const meter = this.#meter('delta', pendingBytes, job)
     const totals = await this.#run(job, (conversation, signal) =>
       shipQueue(context, conversation, meter, signal),
     )
     const durationMs = context.clock.nowMs() - startedMs
-    this.#count({ kind: 'success', sentBytes: totals.sentBytes, latencyMs: durationMs })
+    await this.#countArrival(startedMs, shownMs, totals.sentBytes)
     meter.done(pendingBytes)
     const { cutTimeMs, shipmentCount, rawBytes, sentBytes } = totals
     return { cutTimeMs, shipmentCount, rawBytes, sentBytes, durationMs }
@@ -105,6 +106,11 @@ export class ReplicationWork {
   async resync(restart: boolean, job: JobOptions): Promise<ResyncReport> {
     const context = this.#context
     const reason = this.#record.row.resyncReason ?? 'ASKED_FOR'
+    const startedMs = context.clock.nowMs()
+    await context.events.raise(context, 'resyncStarted', {
+      reason,
+      disks: context.disks.map(({ name }) => name),
+    })
     const report = await this.#run(job, async (conversation, signal) => {
       const pass = await beginResync(context, conversation, reason, restart)
       const meter = this.#meter('resynchronize', await candidateBytes(context), job)
@@ -115,6 +121,9 @@ export class ReplicationWork {
     })
     const settled = { resyncReason: null, resyncStartMs: null, isInitialReplicationDone: 1 }
     await this.#record.transit('resyncComplete', {}, settled)
+    this.#cycleStartedMs = undefined
+    const durationMs = context.clock.nowMs() - startedMs
+    await context.events.raise(context, 'resyncFinished', { ...report, durationMs })
     this.#later.arm()
     return report
   }
@@ -128,6 +137,11 @@ export class ReplicationWork {
   async verify(job: JobOptions): Promise<VerifyReport> {
     const meter = this.#meter('verify', this.#totalSize(), job)
     return this.#run(job, (conversation, signal) => runVerify(this.#context, conversation, meter, signal))
+  }
+
+  /** Cycles that came due while replication was paused do not count as missed. */
+  resumed(): void {
+    this.#cycleStartedMs = undefined
   }
 
   /** What the disks say is owed becomes the state. */
@@ -150,11 +164,11 @@ export class ReplicationWork {
   /** Remembers and counts a failure, and does to the state what its class demands. */
   async failed(error: SecondsiteError): Promise<void> {
     if (error.code === 'ABORTED') return
-    this.#count({ kind: 'failure', isNetwork: error.code.startsWith('TRANSPORT') })
+    await this.#monitor.count({ kind: 'failure', isNetwork: error.code.startsWith('TRANSPORT') })
     await this.#record.set({ errorJson: JSON.stringify({ code: error.code, message: error.message }) })
     const cause = resyncCause(error)
     if (cause) return this.#requireResync(cause)
-    if (error.retryable === 'recoverable') return this.#later.retry(error)
+    if (error.retryable === 'recoverable') return this.#tryAgain(error)
     if (this.#record.takes('nonRecoverableError')) {
       await this.#record.transit('nonRecoverableError', { reason: error.code })
     }
@@ -162,11 +176,43 @@ export class ReplicationWork {
 
   async #cutWithinThreshold(): Promise<void> {
     await queueCut(this.#context)
-    if (await enforceThreshold(this.#context)) this.#count({ kind: 'coalesced' })
+    if (await enforceThreshold(this.#context)) {
+      await this.#monitor.count({ kind: 'coalesced' })
+      await this.#context.events.raise(this.#context, 'logsCoalesced')
+    }
     await this.noticeOwedResync()
   }
 
-  /** Works over a link; success ends a series of attempts. */
+  /** Counts a cycle, those that came due meanwhile, and what a failover just before would have lost. */
+  async #countArrival(startedMs: number, shownMs: number | null, sentBytes: number): Promise<void> {
+    const { clock, policy } = this.#context
+    const nowMs = clock.nowMs()
+    const intervalMs = policy.replicationFrequencySeconds * SECOND_MS
+    const sinceMs = startedMs - (this.#cycleStartedMs ?? startedMs)
+    this.#cycleStartedMs = startedMs
+    const misses = missedCycles(sinceMs - intervalMs * LATE_SHARE, intervalMs)
+    await this.#monitor.arrived(
+      Math.max(0, nowMs - (shownMs ?? startedMs)),
+      { kind: 'success', sentBytes, latencyMs: nowMs - startedMs },
+      ...Array.from({ length: misses }, () => ({ kind: 'miss' }) as const),
+    )
+  }
+
+  async #tryAgain(error: SecondsiteError): Promise<void> {
+    await this.#later.retry(error)
+    const { retryAttempt: attempt, retryAtMs } = this.#record.row
+    const { code, message } = error
+    await this.#context.events.raise(this.#context, 'failed', { code, message, attempt, retryAtMs })
+  }
+
+  /** Success ends a series of attempts. */
+  async #works(): Promise<void> {
+    if (this.#record.row.errorJson === null) return
+    await this.#record.set({ errorJson: null, retryAttempt: 0, retryAtMs: null })
+    await this.#context.events.raise(this.#context, 'recovered')
+  }
+
+  /** Works over a link; what fails is remembered before it is thrown on. */
   async #run<Result>(
     job: JobOptions,
     action: (conversation: Conversation, signal?: AbortSignal) => Promise<Result>,
@@ -176,7 +222,7 @@ export class ReplicationWork {
       const result = await withReplica(this.#context, job.signal, (conversation) =>
         action(conversation, job.signal),
       )
-      await this.#record.set({ errorJson: null, retryAttempt: 0, retryAtMs: null })
+      await this.#works()
       return result
     } catch (error) {
       await this.failed(asSecondsiteError(error))
@@ -202,10 +248,6 @@ export class ReplicationWork {
 
   #totalSize(): number {
     return this.#context.disks.reduce((total, disk) => total + disk.sizeBytes, 0)
-  }
-
-  #count(event: Parameters<typeof count>[1]): void {
-    this.#counters = count(this.#counters, event)
   }
 }
 

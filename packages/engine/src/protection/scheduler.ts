@@ -1,6 +1,9 @@
 /**
  * What a machine does by itself: cycles by the policy's interval, retries by the model's table, and a resynchronization
  * that is owed in its window or at its start time. It decides when; the machine does.
+ *
+ * A cycle is due one interval after the last one began; one that took longer is followed by the next at once. How far a
+ * series of attempts is stands in the machine's row, so a restart goes on in it.
  */
 
 import { asSecondsiteError, type SecondsiteError } from '../errors.js'
@@ -17,21 +20,17 @@ import { nextWindowOpenMs } from './window.js'
 export interface Scheduled {
   state(): ReplicationState
   row(): Machine
-  /** @returns how long it took, in milliseconds */
-  cycle(signal: AbortSignal): Promise<number>
+  cycle(signal: AbortSignal): Promise<unknown>
   initial(signal: AbortSignal): Promise<void>
   resync(signal: AbortSignal): Promise<unknown>
-  /** Whether unreleased logs are over the threshold; asked often, so it must be cheap. */
-  isOverThreshold(): boolean
-  /** Brings the logs below the threshold; its failures are remembered by the machine, not thrown. */
-  relieve(): Promise<void>
+  /** Remembers when the next attempt of a series comes. */
+  setRetry(retryAttempt: number, retryAtMs: number): Promise<void>
+  /** Called every few seconds; its failures are remembered by the machine, not thrown. */
+  watch(): Promise<void>
 }
 
-/** How often the logs are looked at between two cycles, whatever keeps these from running. */
+/** How often the machine is looked at between two cycles, whatever keeps these from running. */
 const WATCH_MS = 5 * SECOND_MS
-
-/** States in which logs grow and no job looks at them. */
-const WATCHED: readonly ReplicationState[] = ['Replicating', 'Suspended', 'Error']
 
 export class Scheduler {
   readonly #context: MachineContext
@@ -39,8 +38,9 @@ export class Scheduler {
   readonly #machine: Scheduled
   #cancel: CancelTimer | undefined
   #cancelWatch: CancelTimer | undefined
+  #watching: Promise<void> = Promise.resolve()
   #isArmed = false
-  #failureCount = 0
+  #cycleStartedMs: number | undefined
 
   constructor(context: MachineContext, jobs: Jobs, machine: Scheduled) {
     this.#context = context
@@ -65,32 +65,30 @@ export class Scheduler {
     this.#cancelWatch = undefined
   }
 
+  /** Resolves when nothing that was begun here goes on; after {@link disarm} and the end of the jobs. */
+  async settled(): Promise<void> {
+    await this.#watching
+  }
+
   /** After a recoverable failure the next attempt comes by the table of the model. */
-  retry(error: SecondsiteError): void {
-    const decision = afterFailure(
-      { failureCount: this.#failureCount, atMs: null },
-      error,
-      this.#context.clock.nowMs(),
-    )
-    if (decision.kind === 'stop' || !this.#isArmed) return
-    this.#failureCount = decision.failureCount
-    this.#set(decision.atMs - this.#context.clock.nowMs())
+  async retry(error: SecondsiteError): Promise<void> {
+    const nowMs = this.#context.clock.nowMs()
+    const { retryAttempt: failureCount, retryAtMs: atMs } = this.#machine.row()
+    const decision = afterFailure({ failureCount, atMs }, error, nowMs)
+    if (decision.kind === 'stop') return
+    await this.#machine.setRetry(decision.failureCount, decision.atMs)
+    if (this.#isArmed) this.#set(decision.atMs - nowMs)
   }
 
   #watchLater(): void {
     this.#cancelWatch?.()
-    this.#cancelWatch = this.#context.clock.setTimer(WATCH_MS, () => void this.#watch())
+    this.#cancelWatch = this.#context.clock.setTimer(WATCH_MS, () => {
+      this.#watching = this.#watch()
+    })
   }
 
-  /** A job that is at work looks at the threshold itself. */
   async #watch(): Promise<void> {
-    const isDue =
-      WATCHED.includes(this.#machine.state()) && !this.#jobs.isBusy && this.#machine.isOverThreshold()
-    try {
-      if (this.#isArmed && isDue) await this.#jobs.run(undefined, () => this.#machine.relieve())
-    } catch (error) {
-      if (asSecondsiteError(error).code !== 'ABORTED') throw error
-    }
+    await this.#machine.watch()
     if (this.#isArmed) this.#watchLater()
   }
 
@@ -100,22 +98,29 @@ export class Scheduler {
   }
 
   #waitMs(): number | undefined {
-    const { replicationFrequencySeconds, autoResynchronize } = this.#context.policy
     const nowMs = this.#context.clock.nowMs()
+    const { retryAtMs } = this.#machine.row()
+    const attemptMs = retryAtMs === null ? undefined : retryAtMs - nowMs
     switch (this.#machine.state()) {
       case 'Replicating':
-        return replicationFrequencySeconds * SECOND_MS
+        return attemptMs ?? this.#cycleWaitMs(nowMs)
       case 'InitialReplicationInProgress':
       case 'Resynchronizing':
-        return this.#jobs.isBusy ? undefined : 0
+        return this.#jobs.isBusy ? undefined : (attemptMs ?? 0)
       case 'WaitingForStartResynchronize':
-        return this.#resyncWaitMs(autoResynchronize, nowMs)
+        return this.#resyncWaitMs(nowMs)
       default:
         return undefined
     }
   }
 
-  #resyncWaitMs(window: MachineContext['policy']['autoResynchronize'], nowMs: number): number | undefined {
+  #cycleWaitMs(nowMs: number): number {
+    const intervalMs = this.#context.policy.replicationFrequencySeconds * SECOND_MS
+    return (this.#cycleStartedMs ?? nowMs) + intervalMs - nowMs
+  }
+
+  #resyncWaitMs(nowMs: number): number | undefined {
+    const window = this.#context.policy.autoResynchronize
     const { resyncStartMs } = this.#machine.row()
     if (resyncStartMs !== null) return resyncStartMs - nowMs
     if (!window.enabled) return undefined
@@ -127,7 +132,6 @@ export class Scheduler {
     if (!this.#isArmed || this.#jobs.isBusy) return
     try {
       await this.#jobs.run(undefined, (signal) => this.#work(signal))
-      this.#failureCount = 0
       if (this.#isArmed) this.arm()
     } catch (error) {
       if (asSecondsiteError(error).code === 'ABORTED' && this.#isArmed) this.arm()
@@ -137,6 +141,7 @@ export class Scheduler {
   async #work(signal: AbortSignal): Promise<void> {
     switch (this.#machine.state()) {
       case 'Replicating':
+        this.#cycleStartedMs = this.#context.clock.nowMs()
         await this.#machine.cycle(signal)
         return
       case 'InitialReplicationInProgress':

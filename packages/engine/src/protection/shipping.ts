@@ -40,6 +40,8 @@ export interface QueueOptions {
   readonly also?: InTransaction
   /** Shipments that this one takes the place of. */
   readonly replaces?: readonly number[]
+  /** Unix milliseconds of the cut; default now. */
+  readonly cutTimeMs?: number
 }
 
 /** Records a shipment. @returns its number */
@@ -51,10 +53,9 @@ export async function queueShipment(
 ): Promise<number> {
   const { machineId, store, clock } = context
   const { nextCycleNumber: cycleNumber } = await store.machine(machineId)
-  const cutTimeMs = Math.max(0, ...entries.map(({ log }) => log.cutTimeMs)) || clock.nowMs()
   const logs = entries.map((entry) => ({ ...rowOf(entry), cycleNumber, kind, state: 'sealed' as const }))
   const isRebase = options.isRebase ? 1 : 0
-  const times = { cutTimeMs, receivedMs: null, appliedMs: null }
+  const times = { cutTimeMs: options.cutTimeMs ?? clock.nowMs(), receivedMs: null, appliedMs: null }
   const cycle = { machineId, cycleNumber, kind, state: 'cut' as const, isRebase, ...times }
   await store.addCycle(cycle, logs, { also: options.also, replaces: options.replaces ?? [] })
   return cycleNumber
@@ -70,11 +71,13 @@ function rowOf({ diskId, log }: QueueEntry) {
 /** Rotates the logs of all disks together and records what has to be shipped. @returns the number of the shipment */
 export async function queueCut(context: MachineContext, options: QueueOptions = {}): Promise<number> {
   await context.work.step('cycle.before-cut')
+  // Before the cut: a time that is too early promises less than the replica has.
+  const cutTimeMs = context.clock.nowMs()
   await context.work.cut(context.disks)
   await context.work.step('cycle.after-cut')
   if (context.policy.coalesce.enabled) await coalesceFresh(context)
   await context.work.step('cycle.before-queueing')
-  return queueShipment(context, 'delta', await unqueuedLogs(context), options)
+  return queueShipment(context, 'delta', await unqueuedLogs(context), { cutTimeMs, ...options })
 }
 
 /** Of overlapping writes of one cycle only the last bytes travel, where that saves enough. */
@@ -113,7 +116,8 @@ export async function requeue(context: MachineContext, cycles: readonly Cycle[])
     return logs.map((log) => ({ diskId: disk.diskId, log }))
   })
   const isRebase = cycles.some((cycle) => cycle.isRebase === 1)
-  await queueShipment(context, 'delta', entries, { isRebase, replaces: numbers })
+  const cutTimeMs = Math.max(...cycles.map((cycle) => cycle.cutTimeMs))
+  await queueShipment(context, 'delta', entries, { isRebase, replaces: numbers, cutTimeMs })
 }
 
 /** Forgets the queue: its logs are folded into the changed map. */

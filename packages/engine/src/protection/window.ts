@@ -61,7 +61,8 @@ function isInside(window: DailyWindow, minutes: number): boolean {
   return start < end ? minutes >= start && minutes < end : minutes >= start || minutes < end
 }
 
-function minutesOf(timeOfDay: string): number {
+/** `09:30` as 570. */
+export function minutesOf(timeOfDay: string): number {
   const [hours = 0, minutes = 0] = timeOfDay.split(':').map(Number)
   return hours * 60 + minutes
 }
@@ -69,7 +70,8 @@ function minutesOf(timeOfDay: string): number {
 /** Formatters are slow to make (0.1 ms) and quick to use. */
 const formatters = new Map<string, Intl.DateTimeFormat>()
 
-function wallMinutes(window: DailyWindow, atMs: number): number {
+/** Minutes since midnight that the clock on the wall shows. */
+export function wallMinutes(window: Pick<DailyWindow, 'timeZone'>, atMs: number): number {
   const zone = window.timeZone ?? Intl.DateTimeFormat().resolvedOptions().timeZone
   let formatter = formatters.get(zone)
   if (formatter === undefined) {

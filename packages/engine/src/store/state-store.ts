@@ -24,6 +24,7 @@ import {
   type NewMachine,
   type QueuedLog,
   STATE_DATABASE,
+  type Statistics,
   type StateSchema,
 } from './state-schema.js'
 
@@ -290,6 +291,37 @@ export class StateStore implements AsyncDisposable {
         .execute()
       const older = transaction.deleteFrom('cycles').where('machineId', '=', machineId)
       await older.where('cycleNumber', '<', cycleNumber).where('state', '=', 'applied').execute()
+    })
+  }
+
+  /** Counters of the intervals kept, oldest first. */
+  statistics(machineId: string): Promise<Statistics[]> {
+    const query = this.db.selectFrom('statistics').selectAll().where('machineId', '=', machineId)
+    return query.orderBy('startMs').execute()
+  }
+
+  /** Writes the counters of an interval. */
+  async saveStatistics(row: Statistics): Promise<void> {
+    const { countersJson, rpoJson } = row
+    await this.db
+      .insertInto('statistics')
+      .values(row)
+      .onConflict((clash) => clash.columns(['machineId', 'startMs']).doUpdateSet({ countersJson, rpoJson }))
+      .execute()
+  }
+
+  /** Ends an interval and forgets those that ended before `forgetBeforeMs`. */
+  async endStatistics(
+    machineId: string,
+    startMs: number,
+    endMs: number,
+    forgetBeforeMs: number,
+  ): Promise<void> {
+    await this.atomically(async (transaction) => {
+      const ended = transaction.updateTable('statistics').set({ endMs }).where('machineId', '=', machineId)
+      await ended.where('startMs', '=', startMs).execute()
+      const old = transaction.deleteFrom('statistics').where('machineId', '=', machineId)
+      await old.where('endMs', '<', forgetBeforeMs).execute()
     })
   }
 
