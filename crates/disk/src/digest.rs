@@ -195,7 +195,7 @@ pub(crate) fn check_chunk_bytes(device: &dyn BlockDevice, chunk_bytes: u64) -> R
     Err(DiskError::InvalidRequest(Place::whole(device.path()), reason))
 }
 
-struct Hasher {
+pub(crate) struct Hasher {
     algorithm: DigestAlgorithm,
     seed: u64,
     key: [u8; 32],
@@ -203,12 +203,12 @@ struct Hasher {
 }
 
 impl Hasher {
-    fn new(algorithm: DigestAlgorithm, seed: u64) -> Self {
+    pub(crate) fn new(algorithm: DigestAlgorithm, seed: u64) -> Self {
         let key = blake3::derive_key(BLAKE3_CONTEXT, &seed.to_le_bytes());
         Self { algorithm, seed, key, zeros: None }
     }
 
-    fn digest(&self, chunk: &[u8]) -> [u8; DIGEST_BYTES] {
+    pub(crate) fn digest(&self, chunk: &[u8]) -> [u8; DIGEST_BYTES] {
         match self.algorithm {
             DigestAlgorithm::Xxh3_128 => xxh3_128_with_seed(chunk, self.seed).to_be_bytes(),
             DigestAlgorithm::Blake3 => {
@@ -220,7 +220,7 @@ impl Hasher {
     }
 
     /// One length is remembered: all chunks of a disk but the last of a range have it.
-    fn digest_of_zeros(&mut self, length_bytes: usize) -> [u8; DIGEST_BYTES] {
+    pub(crate) fn digest_of_zeros(&mut self, length_bytes: usize) -> [u8; DIGEST_BYTES] {
         if let Some((_, digest)) = self.zeros.filter(|(length, _)| *length == length_bytes) {
             return digest;
         }

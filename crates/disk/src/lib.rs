@@ -16,7 +16,7 @@ pub use device::{BlockDevice, Extent, ExtentKind, check_range, extents};
 pub use digest::{CHUNK_BYTES_MAX, DIGEST_BYTES, DigestAlgorithm, chunk_count, digest_ranges};
 pub use error::{DiskError, Place, Result};
 pub use file::{Access, DiskInfo, FileDevice, is_same_disk, probe};
-pub use sync::{SyncOptions, SyncReport, sync_range};
+pub use sync::{DigestChoice, PairDigests, SyncOptions, SyncReport, compare_range, sync_range};
 pub use tracked::{
     FlushMode, FsTrackFiles, LogFault, Mode, Opened, QueuedLog, Recovery, ResyncReason, TrackFiles,
     TrackOptions, TrackedDisk, TrackedStatus, cut,

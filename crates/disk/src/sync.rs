@@ -21,7 +21,9 @@ use std::sync::atomic::AtomicBool;
 use parking_lot::Mutex;
 
 use crate::device::{BlockDevice, ExtentKind, check_range};
-use crate::digest::{ExtentCursor, READ_BYTES, check_chunk_bytes, refuse_stopped};
+use crate::digest::{
+    DIGEST_BYTES, DigestAlgorithm, ExtentCursor, Hasher, READ_BYTES, check_chunk_bytes, refuse_stopped,
+};
 use crate::error::Result;
 
 /// A batch is at most this, or one chunk: small enough that workers end together, large enough to read ahead in.
@@ -38,6 +40,24 @@ pub struct SyncOptions {
     pub dry_run: bool,
     /// Workers, the caller being one of them; 0 means 1.
     pub threads: usize,
+}
+
+/// Which digests a comparison makes on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DigestChoice {
+    /// How.
+    pub algorithm: DigestAlgorithm,
+    /// Same seed, same digests.
+    pub seed: u64,
+}
+
+/// Digests of both sides of a range: [`DIGEST_BYTES`] a chunk, in order, as [`crate::digest_ranges`] makes them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PairDigests {
+    /// Of the source.
+    pub source: Vec<u8>,
+    /// Of the replica.
+    pub replica: Vec<u8>,
 }
 
 /// What a synchronization found and did.
@@ -73,26 +93,74 @@ pub fn sync_range(
     check_chunk_bytes(source, options.chunk_bytes)?;
     check_range(source, offset, length_bytes)?;
     check_range(replica, offset, length_bytes)?;
-    let pair = Pair { source, replica, options: *options, stop };
-    let plan = Mutex::new(Plan::new(&pair, offset, offset + length_bytes));
-    let report = run_workers(&pair, &plan)?;
-    Ok(SyncReport {
-        compared_bytes: length_bytes,
-        equal_bytes: length_bytes - report.different_bytes,
-        ..report
-    })
+    let pair = Pair { source, replica, options: *options, digest: None, stop };
+    run_workers(&pair, offset, length_bytes).map(|(report, _)| report)
 }
 
-fn run_workers<'a>(pair: &'a Pair<'a>, plan: &Mutex<Plan<'a>>) -> Result<SyncReport> {
-    std::thread::scope(|scope| {
-        let work = || Worker::new(pair).run(plan);
+/// Compares a range of two disks and digests the chunks of both in the same pass; nothing is written, whatever
+/// `options` say. Chunks that are equal are digested once.
+///
+/// # Errors
+/// As [`sync_range`], those of writing left out.
+pub fn compare_range(
+    source: &dyn BlockDevice,
+    replica: &dyn BlockDevice,
+    offset: u64,
+    length_bytes: u64,
+    options: &SyncOptions,
+    digest: DigestChoice,
+    stop: &AtomicBool,
+) -> Result<(SyncReport, PairDigests)> {
+    check_chunk_bytes(source, options.chunk_bytes)?;
+    check_range(source, offset, length_bytes)?;
+    check_range(replica, offset, length_bytes)?;
+    let options = SyncOptions { dry_run: true, ..*options };
+    let pair = Pair { source, replica, options, digest: Some(digest), stop };
+    let (report, found) = run_workers(&pair, offset, length_bytes)?;
+    Ok((report, digests_of(&pair, digest, offset, length_bytes, found)))
+}
+
+/// What was read, over the digests of zeros: what no worker was sent to is a hole on both sides.
+fn digests_of(
+    pair: &Pair<'_>,
+    digest: DigestChoice,
+    offset: u64,
+    length_bytes: u64,
+    found: Vec<ChunkDigests>,
+) -> PairDigests {
+    let (chunk_bytes, mut hasher) = (pair.options.chunk_bytes, Hasher::new(digest.algorithm, digest.seed));
+    let lengths =
+        (0..length_bytes).step_by(chunk_bytes as usize).map(|at| chunk_bytes.min(length_bytes - at));
+    let zeros: Vec<u8> = lengths.flat_map(|length| hasher.digest_of_zeros(length as usize)).collect();
+    let mut digests = PairDigests { source: zeros.clone(), replica: zeros };
+    for chunk in found {
+        let at = ((chunk.offset - offset) / chunk_bytes) as usize * DIGEST_BYTES;
+        digests.source[at..at + DIGEST_BYTES].copy_from_slice(&chunk.source);
+        digests.replica[at..at + DIGEST_BYTES].copy_from_slice(&chunk.replica);
+    }
+    digests
+}
+
+type Outcome = Result<(SyncReport, Vec<ChunkDigests>)>;
+
+fn run_workers(pair: &Pair<'_>, offset: u64, length_bytes: u64) -> Outcome {
+    let plan = Mutex::new(Plan::new(pair, offset, offset + length_bytes));
+    let outcomes: Vec<Outcome> = std::thread::scope(|scope| {
+        let work = || Worker::new(pair).run(&plan);
         let others: Vec<_> = (1..pair.options.threads).map(|_| scope.spawn(work)).collect();
-        let mut done = vec![work()];
-        done.extend(
-            others.into_iter().map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic))),
-        );
-        done.into_iter().try_fold(SyncReport::default(), |sum, report| Ok(sum.join(&report?)))
-    })
+        let own = work();
+        let joined =
+            others.into_iter().map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        std::iter::once(own).chain(joined).collect()
+    });
+    let (mut sum, mut digests) = (SyncReport::default(), Vec::new());
+    for outcome in outcomes {
+        let (report, found) = outcome?;
+        sum = sum.join(&report);
+        digests.extend(found);
+    }
+    let equal_bytes = length_bytes - sum.different_bytes;
+    Ok((SyncReport { compared_bytes: length_bytes, equal_bytes, ..sum }, digests))
 }
 
 impl SyncReport {
@@ -113,7 +181,15 @@ struct Pair<'a> {
     source: &'a dyn BlockDevice,
     replica: &'a dyn BlockDevice,
     options: SyncOptions,
+    digest: Option<DigestChoice>,
     stop: &'a AtomicBool,
+}
+
+/// The digests of a chunk that was read.
+struct ChunkDigests {
+    offset: u64,
+    source: [u8; DIGEST_BYTES],
+    replica: [u8; DIGEST_BYTES],
 }
 
 /// Walks a range and leaves out what is a hole on both sides.
@@ -200,22 +276,26 @@ enum Action {
 struct Worker<'a> {
     pair: &'a Pair<'a>,
     report: SyncReport,
+    hasher: Option<Hasher>,
+    digests: Vec<ChunkDigests>,
     buffers: [Vec<u8>; 2],
 }
 
 impl<'a> Worker<'a> {
     fn new(pair: &'a Pair<'a>) -> Self {
         let buffer = vec![0; whole_chunks(READ_BYTES, pair.options.chunk_bytes) as usize];
-        Self { pair, report: SyncReport::default(), buffers: [buffer.clone(), buffer] }
+        let hasher = pair.digest.map(|choice| Hasher::new(choice.algorithm, choice.seed));
+        let (report, digests) = (SyncReport::default(), Vec::new());
+        Self { pair, report, hasher, digests, buffers: [buffer.clone(), buffer] }
     }
 
     /// Takes batches until there are none; an error ends the other workers too.
-    fn run(mut self, plan: &Mutex<Plan<'a>>) -> Result<SyncReport> {
+    fn run(mut self, plan: &Mutex<Plan<'a>>) -> Outcome {
         let done = self.take_batches(plan);
         if done.is_err() {
             plan.lock().stop();
         }
-        done.map(|()| self.report)
+        done.map(|()| (self.report, self.digests))
     }
 
     fn take_batches(&mut self, plan: &Mutex<Plan<'a>>) -> Result<()> {
@@ -248,10 +328,12 @@ impl<'a> Worker<'a> {
         let chunk_bytes = self.pair.options.chunk_bytes as usize;
         for start in (0..length).step_by(chunk_bytes) {
             let chunk = start..length.min(start + chunk_bytes);
-            if self.buffers[0][chunk.clone()] == self.buffers[1][chunk.clone()] {
+            let is_equal = self.buffers[0][chunk.clone()] == self.buffers[1][chunk.clone()];
+            let at = offset + start as u64;
+            self.digest_chunk(at, chunk.clone(), is_equal);
+            if is_equal {
                 continue;
             }
-            let at = offset + start as u64;
             self.report.different_bytes += chunk.len() as u64;
             self.report.first_difference.get_or_insert(at);
             if !self.pair.options.dry_run {
@@ -259,6 +341,13 @@ impl<'a> Worker<'a> {
             }
         }
         Ok(())
+    }
+
+    fn digest_chunk(&mut self, offset: u64, chunk: std::ops::Range<usize>, is_equal: bool) {
+        let Some(hasher) = &self.hasher else { return };
+        let source = hasher.digest(&self.buffers[0][chunk.clone()]);
+        let replica = if is_equal { source } else { hasher.digest(&self.buffers[1][chunk]) };
+        self.digests.push(ChunkDigests { offset, source, replica });
     }
 
     /// Copies the differing blocks of a chunk, neighbours of one kind in one piece.

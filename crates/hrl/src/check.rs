@@ -172,7 +172,7 @@ pub fn inspect_files<F: LogFile>(log: &F, index: Option<&F>) -> Result<Report> {
     Ok(Report { path, log_size_bytes, header: header.ok(), has_index: index.is_some(), statistics, damage })
 }
 
-fn open(path: &Path) -> Result<(FsLogFile, Option<FsLogFile>)> {
+pub(crate) fn open(path: &Path) -> Result<(FsLogFile, Option<FsLogFile>)> {
     let log = FsLogFile::open_read_only(path)?;
     let index = index_path(path);
     let exists = index != path && index.try_exists().map_err(|e| HrlError::read(&index, 0, "stat", e))?;

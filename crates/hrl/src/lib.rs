@@ -10,6 +10,7 @@
 //! | go on after a crash | [`recover`], then [`LogWriter::read_entries`] for what has to be redone on the disk |
 //! | read a sealed log, also a genuine one | [`LogReader`] |
 //! | check one, or say what is wrong | [`verify`], [`inspect`], [`verify_chain`] |
+//! | list what a log of any state has | [`list_entries`] |
 //! | shrink a run of logs | [`coalesce_plan`] |
 //! | give one to a Hyper-V reader | [`export_strict`] |
 //! | test against bad days | [`faults`] |
@@ -33,6 +34,7 @@ mod file;
 mod header;
 mod id;
 mod index;
+mod list;
 mod metadata;
 mod reader;
 mod records;
@@ -56,6 +58,7 @@ pub use file::{FsLogFile, LogFile, index_path, sync_folder};
 pub use header::{CREATOR_PROFILE, CREATOR_STRICT, HEADER_BYTES, LogHeader, VERSION_1, VERSION_2};
 pub use id::LogId;
 pub use index::IndexHeader;
+pub use list::list_entries;
 pub use reader::{BATCH_ENTRIES_MAX, Entries, LogReader, ReadOptions};
 pub use recover::{RecoverMode, Recovered, TornTail, read_header, recover};
 pub use time::{seconds_since_2000, unix_ns};
