@@ -147,14 +147,27 @@ impl TrackedDisk {
         // Without a prepared log the open one grows on; the thread prepares one.
         order.swap(now);
         if let Some(disk) = self.me.upgrade().filter(|_| !self.is_rotating.swap(true, Ordering::AcqRel)) {
-            std::thread::spawn(move || {
-                let _slow = disk.housekeeping.lock();
-                if !disk.is_closed.load(Ordering::Acquire) {
-                    disk.seal_swapped();
-                    disk.prepare_or_wait();
-                }
-                disk.is_rotating.store(false, Ordering::Release);
-            });
+            std::thread::spawn(move || disk.rotate());
+        }
+    }
+
+    /// Seals what was swapped out and prepares the next log, until the open one is short again: a log may grow too long
+    /// while its successor is being made, and nobody may write for a while after that.
+    fn rotate(&self) {
+        let _slow = self.housekeeping.lock();
+        loop {
+            if !self.is_closed.load(Ordering::Acquire) {
+                self.seal_swapped();
+                self.prepare_or_wait();
+            }
+            let mut order = self.order.lock();
+            let is_closed = self.is_closed.load(Ordering::Acquire);
+            if is_closed || order.next.is_none() || !order.is_rotation_due(&self.options) {
+                // Under the order lock: a writer that finds the log too long after this starts the next thread.
+                self.is_rotating.store(false, Ordering::Release);
+                return;
+            }
+            order.swap(self.options.now());
         }
     }
 
