@@ -51,7 +51,6 @@ pub(crate) mod rep {
     pub(crate) const ERR_INVALID: u32 = ERROR + 3;
     pub(crate) const ERR_TLS_REQD: u32 = ERROR + 5;
     pub(crate) const ERR_UNKNOWN: u32 = ERROR + 6;
-    pub(crate) const ERR_TOO_BIG: u32 = ERROR + 9;
 }
 
 /// Kinds of information about an export.
@@ -100,9 +99,7 @@ pub(crate) mod cmd_flag {
 /// Chunks of a structured reply.
 pub(crate) mod chunk {
     pub(crate) const FLAG_DONE: u16 = 1;
-    pub(crate) const NONE: u16 = 0;
     pub(crate) const OFFSET_DATA: u16 = 1;
-    pub(crate) const OFFSET_HOLE: u16 = 2;
     pub(crate) const BLOCK_STATUS: u16 = 5;
     pub(crate) const ERROR: u16 = (1 << 15) + 1;
 }

@@ -58,7 +58,13 @@ pub(crate) fn put_error(out: &mut Vec<u8>, cookie: u64, errno: Errno, message: &
 }
 
 /// Appends the chunk that says what a range is in one context; extents are lengths and flags.
-pub(crate) fn put_status(out: &mut Vec<u8>, cookie: u64, context_id: u32, extents: &[(u32, u32)], is_last: bool) {
+pub(crate) fn put_status(
+    out: &mut Vec<u8>,
+    cookie: u64,
+    context_id: u32,
+    extents: &[(u32, u32)],
+    is_last: bool,
+) {
     let payload_bytes = 4 + 8 * extents.len() as u32;
     out.extend_from_slice(&chunk_header(cookie, chunk::BLOCK_STATUS, is_last, payload_bytes));
     out.extend_from_slice(&context_id.to_be_bytes());

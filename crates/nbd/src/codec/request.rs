@@ -38,11 +38,6 @@ impl RequestHeader {
         if self.kind == cmd::WRITE { self.length_bytes } else { 0 }
     }
 
-    /// Bytes that the reply to a read carries.
-    pub(crate) fn reply_bytes(&self) -> u32 {
-        if self.kind == cmd::READ { self.length_bytes } else { 0 }
-    }
-
     pub(crate) fn has(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
@@ -176,14 +171,19 @@ mod tests {
         let mut bytes = [0u8; REQUEST_HEADER_BYTES];
         bytes[..4].copy_from_slice(&[0x25, 0x60, 0x95, 0x13]);
         (bytes[5], bytes[7], bytes[15], bytes[22], bytes[26]) = (1, 6, 9, 2, 4);
-        assert_eq!(RequestHeader::decode(&bytes), Some(header(6, 1, 512, 1024)).map(|h| RequestHeader { cookie: 9, ..h }));
+        assert_eq!(
+            RequestHeader::decode(&bytes),
+            Some(header(6, 1, 512, 1024)).map(|h| RequestHeader { cookie: 9, ..h })
+        );
         bytes[3] ^= 1;
         assert_eq!(RequestHeader::decode(&bytes), None);
     }
 
     #[test]
     fn ranges_outside_of_the_disk_are_errors_of_their_command() {
-        for (offset, length) in [(1 << 30, 512), ((1 << 30) - 512, 1024), (u64::MAX - 511, 1024), (u64::MAX, u32::MAX)] {
+        for (offset, length) in
+            [(1 << 30, 512), ((1 << 30) - 512, 1024), (u64::MAX - 511, 1024), (u64::MAX, u32::MAX)]
+        {
             assert_eq!(answer(cmd::READ, 0, offset, length), Err(Errno::Invalid));
             assert_eq!(answer(cmd::TRIM, 0, offset, length), Err(Errno::Invalid));
             assert_eq!(answer(cmd::WRITE, 0, offset, length), Err(Errno::NoSpace));

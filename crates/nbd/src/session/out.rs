@@ -1,0 +1,55 @@
+//! The reply buffer: replies of a batch lie behind each other and leave in one send.
+
+use std::io;
+
+use crate::wire::Sender;
+
+/// From so much on replies leave before the next request is looked at.
+pub(crate) const SEND_BYTES: usize = 2 << 20;
+/// A buffer above this is given back after its send.
+const KEEP_BYTES: usize = 8 << 20;
+
+/// A buffer that keeps its room, so that reads are not preceded by filling it with zeros each time.
+#[derive(Default)]
+pub(crate) struct Out {
+    bytes: Vec<u8>,
+    used: usize,
+}
+
+impl Out {
+    pub(crate) fn used(&self) -> usize {
+        self.used
+    }
+
+    pub(crate) fn put(&mut self, bytes: &[u8]) {
+        self.space(bytes.len()).copy_from_slice(bytes);
+    }
+
+    /// Room to be filled by the caller; what it held before is unspecified.
+    pub(crate) fn space(&mut self, length_bytes: usize) -> &mut [u8] {
+        let end = self.used + length_bytes;
+        if end > self.bytes.len() {
+            self.bytes.resize(end.next_multiple_of(4096), 0);
+        }
+        let space = &mut self.bytes[self.used..end];
+        self.used = end;
+        space
+    }
+
+    /// Takes back what was put since `used` was this.
+    pub(crate) fn take_back(&mut self, used: usize) {
+        self.used = used;
+    }
+
+    pub(crate) fn send(&mut self, sender: &mut dyn Sender) -> io::Result<()> {
+        if self.used == 0 {
+            return Ok(());
+        }
+        let sent = sender.send_all(&self.bytes[..self.used]);
+        self.used = 0;
+        if self.bytes.len() > KEEP_BYTES {
+            self.bytes = Vec::new();
+        }
+        sent
+    }
+}
