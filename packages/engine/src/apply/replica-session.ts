@@ -217,8 +217,9 @@ export class ReplicaSession {
     await Promise.all(this.#decoding.splice(0))
     if (!log.hasNews || this.#isSpoiled) return
     await this.#work.step('spool.before-sync')
-    this.#applier.spool.sync(log.paths)
-    await this.#store.setProgress(log.logId, log.progress())
+    const progress = log.progress()
+    await this.#applier.spool.sync(log.paths)
+    await this.#store.setProgress(log.logId, progress)
     log.settled()
     await this.#channel.send(message('ack', { logId: log.logId, durableBytes: log.durableBytes }))
   }

@@ -6,7 +6,8 @@
  * is durable is what was written before the last sync. A file in the spool is never trusted before it was verified.
  */
 
-import { closeSync, fdatasyncSync, fsyncSync, mkdirSync, openSync, rmSync } from 'node:fs'
+import { closeSync, fsyncSync, mkdirSync, openSync, rmSync } from 'node:fs'
+import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fromSystemError } from '../errors.js'
 
@@ -44,16 +45,9 @@ export class Spool {
     for (const path of [paths.log, paths.index]) closeSync(guarded(path, 'create', () => openSync(path, 'a')))
   }
 
-  /** Makes what was written to both files durable. */
-  sync(paths: SpoolPaths): void {
-    for (const path of [paths.log, paths.index]) {
-      const file = guarded(path, 'open', () => openSync(path, 'r+'))
-      try {
-        guarded(path, 'sync', () => fdatasyncSync(file))
-      } finally {
-        closeSync(file)
-      }
-    }
+  /** Makes what was written to both files durable; the disk is waited for in another thread. */
+  async sync(paths: SpoolPaths): Promise<void> {
+    await Promise.all([paths.log, paths.index].map(syncFile))
   }
 
   /** Makes the names of the files durable. */
@@ -70,6 +64,15 @@ export class Spool {
   remove(paths: SpoolPaths): void {
     rmSync(paths.log, { force: true })
     rmSync(paths.index, { force: true })
+  }
+}
+
+async function syncFile(path: string): Promise<void> {
+  try {
+    const file = await open(path, 'r+')
+    await file.datasync().finally(() => file.close())
+  } catch (error) {
+    throw fromSystemError(error, { operation: 'sync', path, fullCode: 'REPLICA_DISK_FULL' })
   }
 }
 

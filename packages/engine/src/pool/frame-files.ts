@@ -5,7 +5,14 @@
 import { closeSync, openSync, readSync, writeSync } from 'node:fs'
 import { fromSystemError, SecondsiteError } from '../errors.js'
 import { checkOffset } from '../units.js'
-import { type Codec, type CompressionPolicy, decodeFrame, encodeFrame, FRAME_RAW_BYTES_MAX } from './frame.js'
+import {
+  type Codec,
+  type CompressionPolicy,
+  decodeFrame,
+  encodeInPlace,
+  FRAME_HEADER_BYTES,
+  frameRoom,
+} from './frame.js'
 
 /** The slice of a file to be encoded. */
 export interface EncodeFrameArgs {
@@ -42,8 +49,9 @@ export interface DecodeFrameArgs {
 export function encodeFrameOf(args: EncodeFrameArgs): EncodeFrameResult {
   const { path, offset, lengthBytes, compression } = args
   checkOffset(offset)
-  if (checkOffset(lengthBytes, 'lengthBytes') > FRAME_RAW_BYTES_MAX) throw new TypeError('slice is too long')
-  const { bytes, ...rest } = encodeFrame(readSlice(path, offset, lengthBytes), offset, compression)
+  const room = frameRoom(checkOffset(lengthBytes, 'lengthBytes'))
+  readSlice(path, offset, room.subarray(FRAME_HEADER_BYTES))
+  const { bytes, ...rest } = encodeInPlace(room, offset, compression)
   return { body: bytes, ...rest }
 }
 
@@ -68,16 +76,14 @@ export function decodeFrameTo({ body, path, offset, rawBytes }: DecodeFrameArgs)
   return raw.length
 }
 
-function readSlice(path: string, offset: number, lengthBytes: number): Uint8Array {
-  return withFile(path, 'r', 'read', (file) => {
-    const bytes = new Uint8Array(lengthBytes)
+function readSlice(path: string, offset: number, bytes: Uint8Array): void {
+  withFile(path, 'r', 'read', (file) => {
     let filled = 0
-    while (filled < lengthBytes) {
-      const read = readSync(file, bytes, filled, lengthBytes - filled, offset + filled)
+    while (filled < bytes.length) {
+      const read = readSync(file, bytes, filled, bytes.length - filled, offset + filled)
       if (read === 0) throw shortRead(path, offset + filled)
       filled += read
     }
-    return bytes
   })
 }
 

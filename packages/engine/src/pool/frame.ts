@@ -57,14 +57,32 @@ export interface FrameHeader {
   readonly hash: bigint
 }
 
+/** Room for a frame whose slice has `rawBytes` bytes; they go behind the first {@link FRAME_HEADER_BYTES}. */
+export function frameRoom(rawBytes: number): Uint8Array<ArrayBuffer> {
+  if (rawBytes === 0 || rawBytes > FRAME_RAW_BYTES_MAX) {
+    throw new TypeError(`a frame holds 1 to ${FRAME_RAW_BYTES_MAX} bytes, not ${rawBytes}`)
+  }
+  const room = new Uint8Array(Buffer.allocUnsafeSlow(FRAME_HEADER_BYTES + rawBytes).buffer)
+  return room.fill(0, 0, FRAME_HEADER_BYTES)
+}
+
 /** Encodes the slice `raw`, which starts at `offset` of its file. */
 export function encodeFrame(raw: Uint8Array, offset: number, policy: CompressionPolicy): EncodedFrame {
-  if (raw.length === 0 || raw.length > FRAME_RAW_BYTES_MAX) {
-    throw new TypeError(`a frame holds 1 to ${FRAME_RAW_BYTES_MAX} bytes, not ${raw.length}`)
-  }
+  const room = frameRoom(raw.length)
+  room.set(raw, FRAME_HEADER_BYTES)
+  return encodeInPlace(room, offset, policy)
+}
+
+/** Encodes the slice that lies in a {@link frameRoom}; what does not shrink stays where it is. */
+export function encodeInPlace(
+  room: Uint8Array<ArrayBuffer>,
+  offset: number,
+  policy: CompressionPolicy,
+): EncodedFrame {
+  const raw = room.subarray(FRAME_HEADER_BYTES)
   const { codec, payload } = compressed(raw, policy)
-  const bytes = new Uint8Array(FRAME_HEADER_BYTES + payload.length)
-  bytes.set(payload, FRAME_HEADER_BYTES)
+  const bytes = codec === 'raw' ? room : frameRoom(payload.length)
+  if (codec !== 'raw') bytes.set(payload, FRAME_HEADER_BYTES)
   writeHeader(bytes, codec, raw, payload.length, offset)
   return { bytes, codec, rawBytes: raw.length, encodedBytes: payload.length }
 }

@@ -13,6 +13,7 @@ import { ByteChannel, type ByteStream, lostError } from '../transport/byte-chann
 import { BytePipe } from '../transport/byte-pipe.js'
 import type { Channel, Serve, Transport } from '../transport/channel.js'
 import { handOver, streamOver } from '../transport/memory.js'
+import { joined } from '../transport/wire.js'
 
 /** What goes wrong; nothing of it by default. Chances are 0 to 1, drawn for each message. */
 export interface TransportFaults {
@@ -107,7 +108,8 @@ class FaultyLine {
   #end(out: BytePipe, incoming: BytePipe): ByteStream {
     // Delays must not reorder: each write waits for the one before it.
     let last: Promise<void> = Promise.resolve()
-    const write = (bytes: Uint8Array, signal?: AbortSignal): Promise<void> => {
+    const write = (pieces: readonly Uint8Array[], signal?: AbortSignal): Promise<void> => {
+      const bytes = joined(pieces)
       let isBegun = false
       const mine = last.then(() => {
         isBegun = true
@@ -128,10 +130,10 @@ class FaultyLine {
     if (this.#isDrawn(corruptChance)) this.#corrupt(bytes)
     const isTwice = this.#isDrawn(duplicateChance)
     const again = isTwice ? bytes.slice() : undefined
-    await out.write(bytes, signal)
+    await out.write([bytes], signal)
     if (again !== undefined) {
       this.#transport.counts.duplicated += 1
-      await out.write(again)
+      await out.write([again])
     }
     this.#messageCount += 1
     this.#byteCount += bytes.length
@@ -148,7 +150,7 @@ class FaultyLine {
 
   /** Delivers the first bytes, lets the reader take them, then breaks both directions. */
   async #cutInside(out: BytePipe, bytes: Uint8Array, cutAt: number, signal?: AbortSignal): Promise<void> {
-    if (cutAt > 0) await out.write(bytes.slice(0, cutAt), signal)
+    if (cutAt > 0) await out.write([bytes.slice(0, cutAt)], signal)
     await new Promise<void>((resolve) => void setImmediate(resolve))
     this.cut()
     throw lostError('the connection was cut by a fault')

@@ -1,22 +1,22 @@
 /**
  * A channel over two streams of bytes: what every transport that carries bytes has in common.
  *
- * Nothing is shared by reference: a message is encoded when it is sent, even inside one process.
+ * A message is encoded when it is sent, even inside one process; its body alone is handed on as it is.
  */
 
 import { SecondsiteError, throwIfAborted } from '../errors.js'
 import type { Channel } from './channel.js'
 import type { Message } from './messages.js'
-import { encodeMessage, MessageDecoder } from './wire.js'
+import { MessageDecoder, messagePieces } from './wire.js'
 
 /** One end of a connection that carries bytes in both directions. */
 export interface ByteStream {
   /**
-   * Takes the bytes of one message, waiting while its queue is full.
+   * Takes the pieces of one message, which it owns from then on, waiting while its queue is full.
    * @throws {TRANSPORT_LOST} when the connection is closed or broken
    * @throws {ABORTED} before anything was taken
    */
-  write(bytes: Uint8Array, signal?: AbortSignal): Promise<void>
+  write(pieces: readonly Uint8Array[], signal?: AbortSignal): Promise<void>
   /** Pieces of any size; ends when the other side has closed. @throws {TRANSPORT_LOST} when the connection broke */
   read(): AsyncIterable<Uint8Array>
   /** Ends both directions; what was written still reaches the other side. */
@@ -34,7 +34,7 @@ export class ByteChannel implements Channel {
 
   async send(message: Message, signal?: AbortSignal): Promise<void> {
     throwIfAborted(signal)
-    await this.#stream.write(encodeMessage(message), signal)
+    await this.#stream.write(messagePieces(message), signal)
   }
 
   async *receive(): AsyncGenerator<Message> {

@@ -7,7 +7,7 @@ import { lostError } from './byte-channel.js'
 import { CHANNEL_QUEUE_BYTES_MAX } from './channel.js'
 
 interface WaitingWrite {
-  readonly bytes: Uint8Array
+  readonly pieces: readonly Uint8Array[]
   readonly resolve: () => void
   readonly reject: (error: Error) => void
 }
@@ -30,12 +30,12 @@ export class BytePipe {
     return this.#end === 'open'
   }
 
-  /** Adds `bytes`, which the pipe owns from then on. Waits while the queue is full. */
-  async write(bytes: Uint8Array, signal?: AbortSignal): Promise<void> {
+  /** Adds `pieces` with nothing between them; the pipe owns them from then on. Waits while the queue is full. */
+  async write(pieces: readonly Uint8Array[], signal?: AbortSignal): Promise<void> {
     throwIfAborted(signal)
     if (this.#end !== 'open') throw lostError('the channel is closed')
-    if (this.#queuedBytes < CHANNEL_QUEUE_BYTES_MAX && this.#waiting.length === 0) return this.#add(bytes)
-    await this.#waitForSpace(bytes, signal)
+    if (this.#queuedBytes < CHANNEL_QUEUE_BYTES_MAX && this.#waiting.length === 0) return this.#add(pieces)
+    await this.#waitForSpace(pieces, signal)
   }
 
   /** Ends the stream behind what is queued; writes that still wait fail. */
@@ -62,7 +62,7 @@ export class BytePipe {
     }
   }
 
-  #waitForSpace(bytes: Uint8Array, signal?: AbortSignal): Promise<void> {
+  #waitForSpace(pieces: readonly Uint8Array[], signal?: AbortSignal): Promise<void> {
     return new Promise((resolve, reject) => {
       const onAbort = (): void => {
         this.#waiting = this.#waiting.filter((other) => other !== write)
@@ -70,7 +70,7 @@ export class BytePipe {
       }
       const done = (): void => signal?.removeEventListener('abort', onAbort)
       const write: WaitingWrite = {
-        bytes,
+        pieces,
         resolve: () => (done(), resolve()),
         reject: (error) => (done(), reject(error)),
       }
@@ -79,9 +79,11 @@ export class BytePipe {
     })
   }
 
-  #add(bytes: Uint8Array): void {
-    this.#queue.push(bytes)
-    this.#queuedBytes += bytes.length
+  #add(pieces: readonly Uint8Array[]): void {
+    for (const piece of pieces) {
+      this.#queue.push(piece)
+      this.#queuedBytes += piece.length
+    }
     this.#notify()
   }
 
@@ -92,7 +94,7 @@ export class BytePipe {
     while (this.#queuedBytes < CHANNEL_QUEUE_BYTES_MAX && this.#waiting.length > 0) {
       const write = this.#waiting.shift()
       if (write === undefined) break
-      this.#add(write.bytes)
+      this.#add(write.pieces)
       write.resolve()
     }
     return bytes

@@ -15,7 +15,8 @@ export const CHANNEL_QUEUE_BYTES_MAX = 16 * 1024 * 1024
 /** An open connection to the other side. */
 export interface Channel {
   /**
-   * Sends a message; resolves when the channel has taken a copy of it, which says nothing about its arrival.
+   * Sends a message, whose body belongs to the channel from then on; resolves when the channel has taken it, which says
+   * nothing about its arrival.
    *
    * Waits while {@link CHANNEL_QUEUE_BYTES_MAX} bytes or more are queued: that wait is the back-pressure. Messages of
    * several callers leave in the order of the calls.

@@ -39,7 +39,7 @@ export function memoryTransport(serve: Serve): MemoryTransport {
 /** One end of a connection over two pipes. */
 export function streamOver(out: BytePipe, incoming: BytePipe): ByteStream {
   return {
-    write: (bytes, signal) => out.write(bytes, signal),
+    write: (pieces, signal) => out.write(pieces, signal),
     read: () => incoming.read(),
     async close() {
       out.close()

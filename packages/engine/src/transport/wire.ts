@@ -34,22 +34,37 @@ interface Prefix {
   readonly headerHash: number
 }
 
+/** The bytes of a message in one buffer of its own. Errors as {@link messagePieces}. */
+export function encodeMessage(message: Message): Uint8Array {
+  return joined(messagePieces(message))
+}
+
+/** Several pieces in one buffer of its own. */
+export function joined(pieces: readonly Uint8Array[]): Uint8Array {
+  const bytes = new Uint8Array(pieces.reduce((total, piece) => total + piece.length, 0))
+  let at = 0
+  for (const piece of pieces) {
+    bytes.set(piece, at)
+    at += piece.length
+  }
+  return bytes
+}
+
 /**
- * The bytes of a message: one buffer of its own with prefix, header and a copy of the body.
+ * The bytes of a message: prefix and header, then the body itself, where there is one. The body is not copied.
  *
  * @throws TypeError when header or body do not fit the type, or are over their limits
  */
-export function encodeMessage(message: Message): Uint8Array {
+export function messagePieces(message: Message): Uint8Array[] {
   const { type, body = new Uint8Array(0) } = message
   const checked = HEADERS[type].safeParse(message.header)
   if (!checked.success) throw new TypeError(`header of ${type}: ${z.prettifyError(checked.error)}`)
   const header = Buffer.from(JSON.stringify(checked.data))
   checkSizes(type, header.length, message.body)
-  const bytes = Buffer.allocUnsafeSlow(WIRE_PREFIX_BYTES + header.length + body.length)
+  const bytes = Buffer.allocUnsafeSlow(WIRE_PREFIX_BYTES + header.length)
   header.copy(bytes, WIRE_PREFIX_BYTES)
-  bytes.set(body, WIRE_PREFIX_BYTES + header.length)
   writePrefix(bytes, type, header, body)
-  return plain(bytes)
+  return body.length === 0 ? [plain(bytes)] : [plain(bytes), body]
 }
 
 function checkSizes(type: MessageType, headerBytes: number, body: Uint8Array | undefined): void {
@@ -82,6 +97,11 @@ function plain(bytes: Buffer): Uint8Array {
   return new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.length)
 }
 
+/** Whether nothing else lives in the memory of `bytes`, so that it may be handed on or moved to a worker. */
+function isOwned(bytes: Uint8Array): boolean {
+  return bytes.length === bytes.buffer.byteLength
+}
+
 function hash32(bytes: Uint8Array): number {
   return Number(BigInt.asUintN(32, hash64(bytes)))
 }
@@ -92,14 +112,18 @@ function hash32(bytes: Uint8Array): number {
  * After an error the decoder is of no more use: nobody knows where the next message starts.
  */
 export class MessageDecoder {
-  #pending: Buffer = Buffer.alloc(WIRE_PREFIX_BYTES)
+  /** What is being gathered, one after another: a prefix, its header, its body. Made at its first byte. */
+  #part: Buffer | undefined
+  #partBytes = WIRE_PREFIX_BYTES
   #filled = 0
   #prefix: Prefix | undefined
+  #header: Message['header'] | undefined
   #offset = 0
   #decodedCount = 0
 
   /**
-   * Takes the next bytes; returns the messages they complete.
+   * Takes the next bytes; returns the messages they complete. A body that comes as a piece with a buffer of its own is
+   * taken over as it is.
    * @throws {PROTOCOL_ERROR} when the bytes are not the protocol; carries `offset` in the stream and `reason`
    * @throws {FRAME_CORRUPT} when a checksum fails; carries `offset` in the stream
    */
@@ -107,11 +131,8 @@ export class MessageDecoder {
     const messages: Message[] = []
     let at = 0
     while (at < bytes.length) {
-      const taken = Math.min(this.#pending.length - this.#filled, bytes.length - at)
-      this.#pending.set(bytes.subarray(at, at + taken), this.#filled)
-      at += taken
-      this.#filled += taken
-      if (this.#filled === this.#pending.length) this.#step(messages)
+      at += this.#take(bytes, at)
+      if (this.#filled === this.#partBytes) this.#step(messages)
     }
     return messages
   }
@@ -120,22 +141,47 @@ export class MessageDecoder {
   end(): void {
     if (this.#prefix === undefined && this.#filled === 0) return
     throw new SecondsiteError('TRANSPORT_LOST', {
-      message: `the connection ended in the middle of a message, ${this.#filled} bytes after offset ${this.#offset}`,
+      message: `the connection ended in the middle of a message, ${this.#filled} bytes of a part, in the message at offset ${this.#offset}`,
       details: { offset: this.#offset },
     })
   }
 
-  #step(messages: Message[]): void {
-    if (this.#prefix === undefined) {
-      this.#prefix = this.#readPrefix(this.#pending)
-      this.#pending = Buffer.allocUnsafeSlow(this.#prefix.headerBytes + this.#prefix.bodyBytes)
-    } else {
-      messages.push(this.#readMessage(this.#prefix, this.#pending))
-      this.#offset += WIRE_PREFIX_BYTES + this.#pending.length
-      this.#decodedCount += 1
-      this.#prefix = undefined
-      this.#pending = Buffer.alloc(WIRE_PREFIX_BYTES)
+  #take(bytes: Uint8Array, at: number): number {
+    const isBody = this.#header !== undefined && this.#filled === 0
+    if (isBody && at === 0 && bytes.length === this.#partBytes && isOwned(bytes)) {
+      this.#part = Buffer.from(bytes.buffer)
+      this.#filled = bytes.length
+      return bytes.length
     }
+    this.#part ??= Buffer.allocUnsafeSlow(this.#partBytes)
+    const taken = Math.min(this.#partBytes - this.#filled, bytes.length - at)
+    this.#part.set(bytes.subarray(at, at + taken), this.#filled)
+    this.#filled += taken
+    return taken
+  }
+
+  #step(messages: Message[]): void {
+    const part = this.#part ?? Buffer.alloc(0)
+    if (this.#prefix === undefined) {
+      this.#prefix = this.#readPrefix(part)
+      return this.#expect(this.#prefix.headerBytes)
+    }
+    if (this.#header === undefined) {
+      this.#header = this.#readHeader(this.#prefix, part)
+      this.#expect(this.#prefix.bodyBytes)
+      if (this.#prefix.bodyBytes > 0) return
+    }
+    messages.push(this.#readBody(this.#prefix, this.#header, this.#part ?? Buffer.alloc(0)))
+    this.#offset += WIRE_PREFIX_BYTES + this.#prefix.headerBytes + this.#prefix.bodyBytes
+    this.#decodedCount += 1
+    this.#prefix = undefined
+    this.#header = undefined
+    this.#expect(WIRE_PREFIX_BYTES)
+  }
+
+  #expect(partBytes: number): void {
+    this.#part = undefined
+    this.#partBytes = partBytes
     this.#filled = 0
   }
 
@@ -165,18 +211,15 @@ export class MessageDecoder {
     return { type, headerBytes, bodyBytes, bodyHash: bytes.readBigUInt64LE(16), headerHash }
   }
 
-  #readMessage(prefix: Prefix, bytes: Buffer): Message {
-    const { type, headerBytes } = prefix
-    const headerPart = bytes.subarray(0, headerBytes)
-    if (hash32(headerPart) !== prefix.headerHash) throw this.#corrupt('header')
-    const header = this.#readHeader(type, headerPart)
+  #readBody({ type, bodyHash }: Prefix, header: Message['header'], bytes: Buffer): Message {
     if (WIRE_TYPES[type].body === 'none') return { type, header }
-    const body = plain(bytes.subarray(headerBytes))
-    if (WIRE_TYPES[type].body === 'hashed' && hash64(body) !== prefix.bodyHash) throw this.#corrupt('body')
+    const body = plain(bytes)
+    if (WIRE_TYPES[type].body === 'hashed' && hash64(body) !== bodyHash) throw this.#corrupt('body')
     return { type, header, body }
   }
 
-  #readHeader(type: MessageType, bytes: Buffer): Message['header'] {
+  #readHeader({ type, headerHash }: Prefix, bytes: Buffer): Message['header'] {
+    if (hash32(bytes) !== headerHash) throw this.#corrupt('header')
     let json: unknown
     try {
       json = JSON.parse(bytes.toString('utf8'))
