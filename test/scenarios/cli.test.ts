@@ -41,6 +41,12 @@ function json(...args: string[]): { status: number | null; value: Record<string,
   return { status, value: JSON.parse(stdout) as Record<string, unknown> }
 }
 
+function jsonLines(...args: string[]): { status: number | null; lines: Record<string, unknown>[] } {
+  const { status, stdout } = run(...args, '--json')
+  const lines = stdout.trimEnd().split('\n')
+  return { status, lines: lines.map((line) => JSON.parse(line) as Record<string, unknown>) }
+}
+
 function digest(path: string): string {
   return createHash('sha256').update(readFileSync(path)).digest('hex')
 }
@@ -129,11 +135,12 @@ describe('log', () => {
   const genuine = join(vectors, 'hyperv-v2.hrl')
 
   it('shows and checks a log as Hyper-V writes it', () => {
-    const shown = json('log', 'show', '--entries', genuine)
-    expect(shown).toMatchObject({ status: 0, value: { isSealed: true, hasIndex: false, damage: [] } })
-    expect((shown.value['entries'] as unknown[]).length).toBe(
-      (shown.value['statistics'] as { entryCount: number }).entryCount,
-    )
+    const { status, lines } = jsonLines('log', 'show', '--entries', genuine)
+    const [report, ...entries] = lines
+    expect(status).toBe(0)
+    expect(report).toMatchObject({ isSealed: true, hasIndex: false, damage: [] })
+    expect(entries.at(-1)).toEqual({ entryCount: entries.length - 1 })
+    expect(report?.['statistics']).toMatchObject({ entryCount: entries.length - 1 })
     expect(run('log', 'show', genuine).stdout).toContain('MS-HRL 2.0')
     expect(json('log', 'verify', genuine)).toMatchObject({ status: 0, value: { isGood: true } })
   })

@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicBool;
 use napi::bindgen_prelude::Uint8Array;
 use napi_derive::napi;
 use secondsite_disk::{
-    Access, BlockDevice, DigestAlgorithm, FileDevice, SyncOptions, SyncReport, digest_ranges,
-    is_same_disk as same_disk, probe, sync_range as sync_disks,
+    Access, BlockDevice, DigestAlgorithm, DigestChoice, FileDevice, SyncOptions, SyncReport,
+    compare_range as compare, digest_ranges, is_same_disk as same_disk, probe, sync_range as sync_disks,
 };
 
 use crate::error::{Result, bad_argument, from_disk};
@@ -88,6 +88,39 @@ pub fn sync_range(
     let report = sync_disks(&source, &replica, from, length_bytes, &options, &AtomicBool::new(false))
         .map_err(from_disk)?;
     Ok(report_of(&report))
+}
+
+/// What a comparison found, and the digests of both sides: 16 bytes a chunk.
+#[napi(object)]
+pub struct NativeComparison {
+    pub report: NativeSyncReport,
+    pub source_digests: Uint8Array,
+    pub replica_digests: Uint8Array,
+}
+
+/// Compares a range of two disks and digests both in the same pass; writes nothing.
+#[napi(catch_unwind)]
+pub fn compare_range(
+    source: String,
+    replica: String,
+    from: f64,
+    length_bytes: f64,
+    options: NativeSyncOptions,
+    digest: String,
+    seed: String,
+) -> Result<NativeComparison> {
+    let open = |path: &str| FileDevice::open(Path::new(path), Access::ReadOnly).map_err(from_disk);
+    let (source, replica) = (open(&source)?.for_scans(), open(&replica)?.for_scans());
+    let (from, length_bytes) = (offset("from", from)?, offset("lengthBytes", length_bytes)?);
+    let choice = DigestChoice { algorithm: algorithm_of(&digest)?, seed: seed_of(&seed)? };
+    let (options, stop) = (sync_options(&options)?, AtomicBool::new(false));
+    let compared = compare(&source, &replica, from, length_bytes, &options, choice, &stop);
+    let (report, digests) = compared.map_err(from_disk)?;
+    Ok(NativeComparison {
+        report: report_of(&report),
+        source_digests: digests.source.into(),
+        replica_digests: digests.replica.into(),
+    })
 }
 
 /// Makes all writes to a disk durable.

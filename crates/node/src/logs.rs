@@ -1,15 +1,26 @@
 //! Log files by path: look at them, check them, export and coalesce them.
 
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
 
 use napi::bindgen_prelude::BigInt;
 use napi_derive::napi;
+use parking_lot::Mutex;
 use secondsite_hrl::{
-    ChainLink, Damage, DamageKind, Entry, LogHeader, LogReader, LogStatistics, Operation, ReadOptions, Report,
+    ChainLink, Damage, DamageKind, Entry, HrlError, LogHeader, LogStatistics, Operation, Report,
 };
 
-use crate::error::{Result, from_log};
+use crate::error::{Result, bad_argument, from_log};
 use crate::number::{guid_text, ms, offset, size};
+
+type Batch = std::result::Result<Vec<Entry>, HrlError>;
+
+/// Lists of entries that are being read.
+static LISTS: LazyLock<Mutex<HashMap<u32, Receiver<Batch>>>> = LazyLock::new(Mutex::default);
+static NEXT_LIST: AtomicU32 = AtomicU32::new(1);
 
 /// The header of a log, in plain units.
 #[napi(object)]
@@ -116,20 +127,41 @@ pub fn verify_log_chain(paths: Vec<String>) -> Result<()> {
     secondsite_hrl::verify_chain(&links.map_err(from_log)?).map_err(from_log)
 }
 
-/// Entries `first` to `first + countMax` of a sealed log.
+/// Begins to list the entries of a log of any state; a thread of the core walks it, two batches ahead at most.
 #[napi(catch_unwind)]
-pub fn read_log_entries(path: String, first: f64, count_max: u32) -> Result<Vec<NativeLogEntry>> {
-    let skip = usize::try_from(offset("first", first)?).unwrap_or(usize::MAX);
-    let reader = LogReader::open_with(Path::new(&path), ReadOptions::default()).map_err(from_log)?;
-    let mut entries = reader.entries().map_err(from_log)?;
-    let (mut batch, mut wanted, mut passed) = (Vec::new(), Vec::new(), 0usize);
-    while wanted.len() < count_max as usize && entries.next_batch(&mut batch).map_err(from_log)? {
-        let start = skip.saturating_sub(passed).min(batch.len());
-        let room = count_max as usize - wanted.len();
-        wanted.extend(batch[start..].iter().take(room).map(entry_of));
-        passed += batch.len();
+pub fn open_log_entries(path: String) -> u32 {
+    let (sender, receiver) = sync_channel(1);
+    std::thread::spawn(move || {
+        // A list that nobody takes from any more has no receiver: the walk ends.
+        let listed = secondsite_hrl::list_entries(Path::new(&path), &mut |batch| {
+            sender.send(Ok(batch.to_vec())).is_ok()
+        });
+        if let Err(damage) = listed {
+            let _ = sender.send(Err(damage));
+        }
+    });
+    let handle = NEXT_LIST.fetch_add(1, Ordering::Relaxed);
+    LISTS.lock().insert(handle, receiver);
+    handle
+}
+
+/// The next entries, at most 4096; none at the end. Throws what stopped the list, after all that could be read.
+#[napi(catch_unwind)]
+pub fn next_log_entries(handle: u32) -> Result<Vec<NativeLogEntry>> {
+    let receiver = LISTS.lock().remove(&handle);
+    let Some(receiver) = receiver else { return Err(bad_argument("handle", "no such list of entries")) };
+    let next = receiver.recv();
+    LISTS.lock().insert(handle, receiver);
+    match next {
+        Ok(batch) => batch.map_err(from_log).map(|entries| entries.iter().map(entry_of).collect()),
+        Err(_) => Ok(Vec::new()), // The walk has ended.
     }
-    Ok(wanted)
+}
+
+/// Forgets a list, ended or not.
+#[napi(catch_unwind)]
+pub fn close_log_entries(handle: u32) {
+    LISTS.lock().remove(&handle);
 }
 
 /// Writes a sealed log as strict [MS-HRL], which a Hyper-V reader accepts: no seals, zeros spelled out.

@@ -5,27 +5,22 @@
 import { isSecondsiteError } from '@secondsite/engine'
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
 import { demo } from './demo-command.js'
-import { EXIT, type ExitCode, exitCodeOf } from './exit-codes.js'
-import { logApply, logExport, logShow, logVerify } from './log-command.js'
-import { errorObject, type Output } from './output.js'
+import { EXIT, EXIT_TEXT, type ExitCode, exitCodeOf } from './exit-codes.js'
+import { EXAMPLES } from './help.js'
+import { logApply, logExport, logVerify } from './log-command.js'
+import { logShow } from './log-show-command.js'
+import { errorText, type Output, PROGRESS_MODES, type ProgressMode } from './output.js'
 import { sync, verify } from './sync-command.js'
 
 /** What every verb gets beside its arguments. */
 export interface Invocation {
   readonly output: Output
   readonly isJson: boolean
-  /** Aborted by Ctrl-C. */
+  /** Aborted by Ctrl-C or SIGTERM. */
   readonly signal: AbortSignal
 }
 
 type Action = (invocation: Invocation, args: string[], options: Record<string, unknown>) => Promise<ExitCode>
-
-const EXIT_TEXT = `
-Exit codes:
-  0  done, equal, good        3  refused, nothing changed
-  1  different, damaged       4  failed on the way
-  2  bad command line       130  interrupted; the same command goes on
-`
 
 /** Runs a command line. @returns the exit code; errors have been printed */
 export async function runCommand(args: readonly string[], output: Output): Promise<ExitCode> {
@@ -51,22 +46,32 @@ function usageObject(message: string): { error: object } {
 function programOf(output: Output, finish: (code: ExitCode) => void): Command {
   const program = new Command('secondsite')
   program.description('Disaster recovery by block replication: synchronize, verify, read change logs.')
-  program.addHelpText('after', EXIT_TEXT).exitOverride().showHelpAfterError()
+  program.addHelpText('after', helpOf(program)).exitOverride()
+  // Errors and the hint to the help, not the whole help: what was wrong must be in sight.
+  program.showHelpAfterError('(--help says more)').configureOutput({ outputError: sayUsage })
   const wire = (command: Command, action: Action): Command =>
     command
       .option('--json', 'one JSON object on standard output, nothing else')
-      .exitOverride()
+      .copyInheritedSettings(program)
+      .addHelpText('after', helpOf(command))
       .action(async (...given: unknown[]) => finish(await invoke(output, action, given)))
   addDiskVerbs(program, wire)
-  addLogVerbs(
-    program
-      .command('log')
-      .description('look at, check, apply and export .hrl logs, genuine Hyper-V ones too'),
-    wire,
-  )
+  addLogVerbs(program, wire)
   const demoVerb = program.command('demo').description('the main job on a real file system, step by step')
-  wire(demoVerb.option('--keep', 'keep the folder with disk, replica and state'), demo)
+  demoVerb.option('--keep', 'keep the folder with disk, replica and state')
+  wire(demoVerb.addOption(progressOption()), demo)
   return program
+}
+
+function helpOf(command: Command): string {
+  const parent = command.parent?.name()
+  const name = parent === 'log' ? `log ${command.name()}` : command.name()
+  return `${EXAMPLES[name] ?? ''}${EXIT_TEXT}`
+}
+
+/** As every error: a code, what was wrong, and a hint, which commander adds. */
+function sayUsage(text: string, write: (text: string) => void): void {
+  write(text.replace(/^error: /, 'error OPTION_OUT_OF_RANGE: '))
 }
 
 type Wire = (command: Command, action: Action) => Command
@@ -74,22 +79,23 @@ type Wire = (command: Command, action: Action) => Command
 function addDiskVerbs(program: Command, wire: Wire): void {
   const syncVerb = program
     .command('sync')
-    .description('make REPLICA equal to SOURCE; a killed run continues, a missing replica is created')
+    .description(
+      'Make REPLICA equal to SOURCE, which nobody must write to meanwhile. A replica that is missing is created. ' +
+        'A run that was interrupted or killed goes on, unless one of the two was changed since or is a block device.',
+    )
     .argument('<source>', 'image or block device')
     .argument('<replica>', 'image or block device of the same size')
     .option('--dry-run', 'say how much differs, write nothing')
     .option('--restart', 'begin at zero instead of going on where a run was interrupted')
-    .addOption(digestOption('also print this digest of both sides when done'))
-    .addHelpText('after', '\nExample:\n  secondsite sync /srv/vm/web01.raw /mnt/second/web01.raw\n')
+    .addOption(digestOption('read both sides again when done, compare and print these digests'))
   wire(withScanOptions(syncVerb), sync)
   const verifyVerb = program
     .command('verify')
-    .description('compare SOURCE and REPLICA; exit code 1 when they differ')
+    .description('Compare SOURCE and REPLICA, each read once, and print the digests of both.')
     .argument('<source>', 'image or block device')
     .argument('<replica>', 'image or block device of the same size')
     .option('--repair', 'make the replica equal where it differs, then compare again')
     .addOption(digestOption('algorithm of the digests that are printed').default('blake3'))
-    .addHelpText('after', '\nExample:\n  secondsite verify --json a.raw b.raw\n')
   wire(withScanOptions(verifyVerb), verify)
 }
 
@@ -102,27 +108,42 @@ function withScanOptions(command: Command): Command {
       65_536,
     )
     .option('--threads <count>', 'threads that read and compare, 1 to 64', wholeNumber, 2)
+    .addOption(progressOption())
+}
+
+function progressOption(): Option {
+  const text = 'auto: a bar on a terminal; json: one object a line on standard error; none'
+  return new Option('--progress <mode>', text).choices(PROGRESS_MODES).default('auto')
 }
 
 function digestOption(text: string): Option {
   return new Option('--digest <algorithm>', text).choices(['xxh3-128', 'blake3'])
 }
 
-function addLogVerbs(log: Command, wire: Wire): void {
+function addLogVerbs(program: Command, wire: Wire): void {
+  const log = program
+    .command('log')
+    .description('Look at, check, apply and export .hrl logs, genuine Hyper-V ones too.')
+  log.copyInheritedSettings(program).addHelpText('after', helpOf(log))
   const show = log
     .command('show')
-    .description('header, entries and damage of a log; exit code 1 when it is damaged')
-  wire(show.argument('<file>').option('--entries', 'list every entry'), logShow)
+    .description('Show the header of a log, what it holds, and what is wrong with it.')
+  wire(
+    show
+      .argument('<file>')
+      .option('--entries', 'list every entry that can be read; with --json, a line each after the report'),
+    logShow,
+  )
   const check = log
     .command('verify')
-    .description('check logs completely, and that several form one chain in the order given')
+    .description('Check logs completely, and that several form one chain in the order given.')
   wire(check.argument('<files...>'), logVerify)
   const apply = log
     .command('apply')
-    .description('apply logs, in order, to an image; all are checked before the first byte is written')
+    .description('Apply logs, in order, to an image; all are checked before the first byte is written.')
   wire(apply.argument('<files...>', 'logs, and the image last'), logApply)
-  const exported = log.command('export').description('write a log as a Hyper-V reader accepts it')
-  exported.argument('<file>').argument('<out>')
+  const exported = log.command('export').description('Write a log as a Hyper-V reader accepts it.')
+  exported.argument('<file>').argument('<out>', 'must not exist')
   wire(
     exported.requiredOption(
       '--strict',
@@ -134,34 +155,33 @@ function addLogVerbs(log: Command, wire: Wire): void {
 
 function wholeNumber(text: string): number {
   if (/^\d{1,15}$/.test(text)) return Number(text)
-  throw new InvalidArgumentError('a whole number is needed')
+  throw new InvalidArgumentError('A whole number is needed.')
 }
 
-/** Runs a verb; prints what it throws; Ctrl-C ends it softly. */
-async function invoke(output: Output, action: Action, given: readonly unknown[]): Promise<ExitCode> {
+/** Runs a verb; prints what it throws; Ctrl-C ends it softly, a second one at once. */
+async function invoke(streams: Output, action: Action, given: readonly unknown[]): Promise<ExitCode> {
   const command = given.at(-1) as Command
   const options = command.opts()
   const isJson = options['json'] === true
+  const output = streams.showing((options['progress'] ?? 'auto') as ProgressMode)
   const stop = new AbortController()
   const onInterrupt = (): void => stop.abort()
-  process.once('SIGINT', onInterrupt)
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, onInterrupt)
   try {
     return await action({ output, isJson, signal: stop.signal }, command.args, options)
   } catch (error) {
-    if (!isSecondsiteError(error) && !(error instanceof Error)) throw error
-    output.progress(undefined)
-    if (isJson) output.json(errorObject(error))
+    if (!(error instanceof Error)) throw error
     return reportError(output, error, isJson)
   } finally {
-    process.removeListener('SIGINT', onInterrupt)
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.removeListener(signal, onInterrupt)
   }
 }
 
 function reportError(output: Output, error: Error, isJson: boolean): ExitCode {
-  if (!isSecondsiteError(error)) {
-    if (!isJson) output.warn(`error INTERNAL: ${error.stack ?? error.message}`)
-    return EXIT.failed
-  }
-  if (!isJson) output.warn(`error ${error.code}: ${error.message}\nhint: ${error.hint}`)
-  return exitCodeOf(error.code)
+  const shown = errorText(error)
+  output.progress(undefined)
+  if (isJson) output.json({ error: shown })
+  const message = isSecondsiteError(error) ? shown.message : (error.stack ?? shown.message)
+  output.fail({ ...shown, message })
+  return exitCodeOf(shown.code)
 }

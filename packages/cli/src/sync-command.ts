@@ -1,11 +1,13 @@
 /** The verbs on two disks: sync and verify. */
 
 import {
-  digestDisk,
   formatBytes,
+  type StartedOverReason,
   type SyncOptions,
   type SyncResult,
   syncDisks,
+  type VerifyDisksOptions,
+  type VerifyDisksResult,
   verifyDisks,
 } from '@secondsite/engine'
 import type { Invocation } from './command.js'
@@ -13,83 +15,82 @@ import { EXIT, type ExitCode } from './exit-codes.js'
 
 type Given = Record<string, unknown>
 
-interface Digests {
-  readonly algorithm: string
-  readonly source: string
-  readonly replica: string
+const STARTED_OVER: Record<StartedOverReason, string> = {
+  SOURCE_CHANGED: 'the source was written to since the interrupted run',
+  REPLICA_CHANGED: 'the replica is not as the interrupted run left it',
+  OTHER_RUN: 'the interrupted run had another source or other options',
 }
 
-/** `sync SOURCE REPLICA`. */
+/** `sync SOURCE REPLICA`. With `--digest` both sides are read again afterwards: what counts is what the disks hold. */
 export async function sync(invocation: Invocation, args: string[], given: Given): Promise<ExitCode> {
   const [source = '', replica = ''] = args
   const dryRun = given['dryRun'] === true
-  const options = { ...optionsOf(invocation, given), dryRun, restart: given['restart'] === true }
-  const result = await syncDisks(source, replica, options)
-  const digests =
-    given['digest'] === undefined ? undefined : await digestsOf(invocation, source, replica, given)
-  print(invocation, { dryRun, ...result, ...(digests ? { digests } : {}) }, textOf(result, dryRun, digests))
-  return dryRun && result.differentBytes > 0 ? EXIT.different : EXIT.ok
+  const restart = given['restart'] === true
+  const result = await syncDisks(source, replica, { ...scanOptions(invocation, given), dryRun, restart })
+  if (result.startedOver !== null) invocation.output.warn(`started over: ${STARTED_OVER[result.startedOver]}`)
+  const isThere = !(dryRun && result.isReplicaNew)
+  const verified =
+    given['digest'] === undefined || !isThere
+      ? undefined
+      : await verifyDisks(source, replica, verifyOptions(invocation, given))
+  const digests = verified?.digests
+  print(invocation, { dryRun, ...result, ...(digests ? { digests } : {}) }, textOf(result, dryRun, verified))
+  const isDifferent = verified ? !verified.equal : dryRun && result.differentBytes > 0
+  return isDifferent ? EXIT.different : EXIT.ok
 }
 
 /** `verify SOURCE REPLICA [--repair]`. */
 export async function verify(invocation: Invocation, args: string[], given: Given): Promise<ExitCode> {
   const [source = '', replica = ''] = args
-  const options = optionsOf(invocation, given)
-  const found = await verifyDisks(source, replica, options)
-  const isRepair = given['repair'] === true && found.differentBytes > 0
-  const repaired = isRepair ? await verifyDisks(source, replica, { ...options, repair: true }) : undefined
-  const digests = await digestsOf(invocation, source, replica, given)
-  const equal = digests.source === digests.replica && (isRepair || found.differentBytes === 0)
-  const repairedBytes = repaired?.differentBytes ?? 0
-  const difference = `${formatBytes(found.differentBytes)} differ, the first at offset ${found.firstDifference}`
-  const lines = [found.differentBytes === 0 ? 'equal' : difference]
-  if (repaired) lines.push(`repaired ${formatBytes(repairedBytes)}`)
-  print(invocation, { equal, repairedBytes, ...found, digests }, [...lines, digestText(digests)].join('\n'))
-  return equal ? EXIT.ok : EXIT.different
+  const repair = given['repair'] === true
+  const found = await verifyDisks(source, replica, { ...verifyOptions(invocation, given), repair })
+  print(invocation, found, verdictOf(found))
+  return found.equal ? EXIT.ok : EXIT.different
 }
 
-function optionsOf({ output, signal }: Invocation, given: Given): SyncOptions {
+function verdictOf(found: VerifyDisksResult): string {
+  const difference = `${formatBytes(found.differentBytes)} differ, the first at offset ${found.firstDifference}`
+  const lines = [found.differentBytes === 0 ? 'equal' : difference]
+  if (found.repairedBytes > 0) lines.push(`repaired ${formatBytes(found.repairedBytes)}`)
+  if (found.repairedBytes > 0) lines.push(found.equal ? 'equal now' : 'STILL DIFFERENT')
+  return [...lines, digestText(found)].join('\n')
+}
+
+function scanOptions({ output, signal }: Invocation, given: Given): SyncOptions {
   return {
     chunkBytes: given['chunk'] as number,
     threads: given['threads'] as number,
     signal,
     onProgress: (step) => {
-      const { doneBytes, totalBytes, bytesPerSecond } = step
+      const { phase, doneBytes, totalBytes, bytesPerSecond } = step
       const etaMs = bytesPerSecond > 0 ? ((totalBytes - doneBytes) / bytesPerSecond) * 1000 : null
-      output.progress({ doneBytes, totalBytes, bytesPerSecond, etaMs })
+      output.progress({ phase, doneBytes, totalBytes, bytesPerSecond, etaMs })
     },
   }
 }
 
-async function digestsOf(
-  { signal }: Invocation,
-  source: string,
-  replica: string,
-  given: Given,
-): Promise<Digests> {
-  const algorithm = given['digest'] as 'xxh3-128' | 'blake3'
-  const options = { digest: algorithm, chunkBytes: given['chunk'] as number, signal }
-  const [first, second] = await Promise.all([digestDisk(source, options), digestDisk(replica, options)])
-  return { algorithm, source: first, replica: second }
+function verifyOptions(invocation: Invocation, given: Given): VerifyDisksOptions {
+  return { ...scanOptions(invocation, given), digest: given['digest'] as 'xxh3-128' | 'blake3' }
 }
 
 function print({ output, isJson }: Invocation, value: object, text: string): void {
+  output.progress(undefined)
   if (isJson) output.json(value)
   else output.say(text)
 }
 
-function textOf(result: SyncResult, isDryRun: boolean, digests: Digests | undefined): string {
+function textOf(result: SyncResult, isDryRun: boolean, verified: VerifyDisksResult | undefined): string {
   const resumed = result.resumedFromOffset > 0 ? `, went on at ${formatBytes(result.resumedFromOffset)}` : ''
   const outcome = isDryRun ? 'nothing was written' : `${formatBytes(result.writtenBytes)} written`
   const lines = [
     `${formatBytes(result.comparedBytes)} compared${resumed}`,
     `${formatBytes(result.differentBytes)} different, ${outcome}`,
   ]
-  if (result.isReplicaNew) lines.push('the replica was created')
-  if (digests) lines.push(digestText(digests))
+  if (result.isReplicaNew) lines.push(isDryRun ? 'the replica does not exist' : 'the replica was created')
+  if (verified) lines.push(digestText(verified))
   return lines.join('\n')
 }
 
-function digestText({ algorithm, source, replica }: Digests): string {
+function digestText({ digests: { algorithm, source, replica } }: VerifyDisksResult): string {
   return `${algorithm} source  ${source}\n${algorithm} replica ${replica}`
 }

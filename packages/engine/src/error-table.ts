@@ -68,6 +68,11 @@ export const ERROR_TABLE = {
     'Source and replica differ after a resynchronization, or at a verify.',
     'Run verify again; when it persists, resynchronize with restart, and check the memory and disks of both sides.',
   ),
+  DISK_CHANGED_WHILE_READ: retried(
+    'inUse',
+    'A disk was written to while it was compared or copied.',
+    'Stop what writes to it, then run it again; a disk in use is replicated by the engine, not by sync.',
+  ),
   DISK_EMPTY: final(
     'invalidParameter',
     'The disk has no bytes.',
@@ -265,6 +270,11 @@ export const ERROR_TABLE = {
     'invalidParameter',
     'An option has a value outside of its range.',
     'Choose a value in the range named in the message.',
+  ),
+  PATH_EXISTS: final(
+    'invalidParameter',
+    'There is something at the path where a new file was to be made.',
+    'Name a path at which nothing is, or move away what is there.',
   ),
   PATH_NOT_FOUND: final(
     'fileNotFound',

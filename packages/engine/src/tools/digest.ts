@@ -11,8 +11,8 @@ import { digestListBytes, windowsOf } from '../resync/compare.js'
 import { KIB, MIB } from '../units.js'
 
 const WINDOW_BYTES = 256 * MIB
-/** A fixed seed: digests of different runs are to be compared. */
-const SEED = '0000000000000000'
+/** Seed of the digests of the tools: a fixed one, as digests of different runs are to be compared. */
+export const DIGEST_SEED = '0000000000000000'
 
 /**
  * The digest of a disk, hexadecimal; equal disks have equal ones, whatever holes they have.
@@ -35,7 +35,7 @@ export async function digestDisk(
     for (const window of windowsOf(sizeBytes, WINDOW_BYTES)) {
       throwIfAborted(signal)
       const bytes = digestListBytes([window], chunkBytes)
-      const args = [disk, [window.offset, window.lengthBytes], chunkBytes, digest, SEED, bytes]
+      const args = [disk, [window.offset, window.lengthBytes], chunkBytes, digest, DIGEST_SEED, bytes]
       hash.update((await pool.run('native', { call: 'digestImage', args })) as Uint8Array)
     }
     return hash.digest('hex')

@@ -11,5 +11,7 @@ export {
   showLog,
   verifyLogs,
 } from './logs.js'
-export { type SyncOptions, type SyncProgress, type SyncResult, syncDisks } from './sync.js'
-export { type VerifyDisksOptions, verifyDisks } from './verify.js'
+export type { StartedOverReason } from './resume-file.js'
+export { type SyncResult, syncDisks } from './sync.js'
+export type { SyncOptions, SyncProgress } from './sync-options.js'
+export { type VerifyDisksOptions, type VerifyDisksResult, verifyDisks } from './verify.js'

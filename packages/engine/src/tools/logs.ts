@@ -7,13 +7,11 @@ import { WorkerPool } from '../pool/pool.js'
 
 /** What a log is, with everything that is wrong with it. */
 export type LogReport = ReturnType<typeof native.inspectLog>
-type LogEntries = ReturnType<typeof native.readLogEntries>
+type LogEntries = ReturnType<typeof native.nextLogEntries>
 /** An entry of a log. */
 export type LogEntry = LogEntries[number]
 type ApplyReport = ReturnType<typeof native.applyLogs>
 type ExportReport = ReturnType<typeof native.exportStrictLog>
-
-const ENTRY_BATCH_COUNT = 4096
 
 /** What a check of logs found. */
 export interface LogCheck {
@@ -33,13 +31,23 @@ export async function showLog(path: string): Promise<LogReport> {
   return (await call('inspectLog', [path])) as LogReport
 }
 
-/** Yields the entries of a sealed log, in order, in batches. @throws {LOG_NOT_SEALED} and the codes of damage */
+/**
+ * Yields the entries of a log in order, in batches of at most 4096, however long it is. A log that is open or damaged
+ * yields what can be read of it.
+ * @throws {LOG_TORN_TAIL, LOG_CORRUPT, LOG_INDEX_MISMATCH} and the other codes of damage at the end: what stopped the
+ * list, or made it leave the index, with its offset
+ */
 export function* readEntries(path: string): Generator<LogEntries> {
   checkExists(path)
-  for (let first = 0; ; first += ENTRY_BATCH_COUNT) {
-    const entries = native.readLogEntries(path, first, ENTRY_BATCH_COUNT)
-    if (entries.length > 0) yield entries
-    if (entries.length < ENTRY_BATCH_COUNT) return
+  const handle = native.openLogEntries(path)
+  try {
+    for (;;) {
+      const entries = native.nextLogEntries(handle)
+      if (entries.length === 0) return
+      yield entries
+    }
+  } finally {
+    native.closeLogEntries(handle)
   }
 }
 
@@ -67,12 +75,12 @@ export async function applyLogs(paths: readonly string[], image: string): Promis
   return (await call('applyLogs', [image, paths, true])) as ApplyReport
 }
 
-/** Writes a sealed log as strict [MS-HRL] for other readers. @throws {OPTION_OUT_OF_RANGE} when `output` exists */
+/** Writes a sealed log as strict [MS-HRL] for other readers. @throws {PATH_EXISTS} when there is something at `output` */
 export async function exportLog(path: string, output: string): Promise<ExportReport> {
   checkExists(path)
   if (existsSync(output)) {
-    const details = { option: 'output', path: output }
-    throw new SecondsiteError('OPTION_OUT_OF_RANGE', { message: `${output} exists already`, details })
+    const message = `there is something at ${output} already`
+    throw new SecondsiteError('PATH_EXISTS', { message, details: { path: output } })
   }
   return (await call('exportStrictLog', [path, output])) as ExportReport
 }

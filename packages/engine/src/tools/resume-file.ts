@@ -1,8 +1,13 @@
 /**
  * How far a synchronization came: a small JSON file beside the replica, replaced atomically.
  *
- * What lies before `nextOffset` is equal and durable. That is only true for the source as it was, so a file made with
- * another source, size or option is ignored: the run then starts again, which is always right.
+ * What lies before `nextOffset` is equal and durable, for the source and the replica as they were. So the file also says
+ * how both were, and a run goes on only where that still holds; else it starts again, which is always right.
+ *
+ * A run that was killed has written to the replica after its last note, so a newer time of the replica alone proves
+ * nothing. But a run that lives makes a note every `silenceMsMax`: a replica changed later than that after the last note
+ * was changed by somebody else. (Both times come from the clock of one file system.) A write of somebody else within that
+ * time after a kill cannot be told from the run's own; `verify` would find it.
  */
 
 import {
@@ -17,13 +22,13 @@ import {
 } from 'node:fs'
 import { dirname } from 'node:path'
 import { fromSystemError } from '../errors.js'
+import { type DiskStamp, isSameStamp, stampOf } from './disk-stamp.js'
 
 /** What must be the same for a run to go on. */
 export interface ResumeKey {
   readonly source: string
-  readonly sizeBytes: number
-  readonly sourceModifiedMs: number
-  readonly replicaInode: string
+  readonly sourceStamp: DiskStamp
+  readonly replicaIdentity: string
   readonly chunkBytes: number
 }
 
@@ -34,50 +39,95 @@ export interface ResumePoint {
   readonly writtenBytes: number
 }
 
+/** Why a run that could have gone on starts again. */
+export type StartedOverReason = 'SOURCE_CHANGED' | 'REPLICA_CHANGED' | 'OTHER_RUN'
+
+/** What the file of an earlier run says to this one. */
+export interface Resumption {
+  readonly point?: ResumePoint
+  readonly startedOver?: StartedOverReason
+}
+
+/** A note in the file. */
+interface Note {
+  readonly key: ResumeKey
+  readonly point: ResumePoint
+  readonly replicaStamp: DiskStamp
+  /** Longest time between two notes of that run, doubled; 0 when it stopped in order. */
+  readonly silenceMsMax: number
+}
+
 /** The resume file of a replica. */
 export function resumePathOf(replica: string): string {
   return `${replica}.secondsite-sync`
 }
 
-/** The key of a run. The time of the source is part of it: a source written to since has to be read again. */
-export function resumeKeyOf(
-  source: string,
-  replica: string,
-  rest: Pick<ResumeKey, 'sizeBytes' | 'chunkBytes'>,
-): ResumeKey {
-  const { dev, ino } = statSync(replica)
-  return { source, sourceModifiedMs: statSync(source).mtimeMs, replicaInode: `${dev}:${ino}`, ...rest }
+/** The key of a run; undefined where a block device is one of the two, as it does not tell when it was written to. */
+export function resumeKeyOf(source: string, replica: string, chunkBytes: number): ResumeKey | undefined {
+  const [sourceStamp, replicaStamp] = [stampOf(source), stampOf(replica)]
+  if (sourceStamp === undefined || replicaStamp === undefined) return undefined
+  return { source, sourceStamp, replicaIdentity: replicaStamp.identity, chunkBytes }
 }
 
-/** The point to go on from, or undefined when there is none that fits. */
-export function readResumePoint(replica: string, key: ResumeKey): ResumePoint | undefined {
+/** Where to go on from, or why not; neither when no earlier run has left a note. */
+export function readResumption(replica: string, key: ResumeKey): Resumption {
+  const found = readNote(replica)
+  if (found === undefined) return {}
+  const { note, writtenMs } = found
+  const startedOver = differenceOf(note, key) ?? replicaDifference(note, writtenMs, replica)
+  if (startedOver !== undefined) return { startedOver }
+  return isPoint(note.point, key) ? { point: note.point } : { startedOver: 'OTHER_RUN' }
+}
+
+function readNote(replica: string): { note: Note; writtenMs: number } | undefined {
+  const path = resumePathOf(replica)
   try {
-    const saved = JSON.parse(readFileSync(resumePathOf(replica), 'utf8')) as {
-      key?: unknown
-      point?: ResumePoint
-    }
-    if (JSON.stringify(saved.key) !== JSON.stringify(key) || saved.point === undefined) return undefined
-    return isPoint(saved.point, key) ? saved.point : undefined
+    const note = JSON.parse(readFileSync(path, 'utf8')) as Note
+    if (typeof note?.key !== 'object' || typeof note.point !== 'object') return undefined
+    return { note, writtenMs: statSync(path).mtimeMs }
   } catch {
     // Missing, unreadable or no JSON: starting again costs time, never bytes.
     return undefined
   }
 }
 
+function differenceOf({ key: old }: Note, key: ResumeKey): StartedOverReason | undefined {
+  const isOther = old.source !== key.source || old.chunkBytes !== key.chunkBytes
+  if (isOther || old.sourceStamp?.identity !== key.sourceStamp.identity) return 'OTHER_RUN'
+  if (!isSameStamp(old.sourceStamp, key.sourceStamp)) return 'SOURCE_CHANGED'
+  return old.replicaIdentity === key.replicaIdentity ? undefined : 'REPLICA_CHANGED'
+}
+
+function replicaDifference(note: Note, writtenMs: number, replica: string): StartedOverReason | undefined {
+  const now = stampOf(replica)
+  if (now === undefined || note.replicaStamp?.sizeBytes !== now.sizeBytes) return 'REPLICA_CHANGED'
+  if (isSameStamp(note.replicaStamp, now)) return undefined
+  const changedMs = Number(BigInt(now.changedNs) / 1_000_000n)
+  const isOurs = Number.isFinite(note.silenceMsMax) && changedMs - writtenMs <= note.silenceMsMax
+  return isOurs && note.silenceMsMax > 0 ? undefined : 'REPLICA_CHANGED'
+}
+
 function isPoint(point: ResumePoint, key: ResumeKey): boolean {
   const counts = [point.nextOffset, point.differentBytes, point.writtenBytes]
   const areCounts = counts.every(
-    (count) => Number.isSafeInteger(count) && count >= 0 && count <= key.sizeBytes,
+    (count) => Number.isSafeInteger(count) && count >= 0 && count <= key.sourceStamp.sizeBytes,
   )
-  return areCounts && point.nextOffset % key.chunkBytes === 0
+  return (
+    areCounts && (point.nextOffset % key.chunkBytes === 0 || point.nextOffset === key.sourceStamp.sizeBytes)
+  )
 }
 
-/** Replaces the file; it is durable when this returns. */
-export function saveResumePoint(replica: string, key: ResumeKey, point: ResumePoint): void {
+/** Replaces the file; it is durable when this returns. The replica must be durable before. */
+export function saveResumePoint(
+  replica: string,
+  key: ResumeKey,
+  point: ResumePoint,
+  silenceMsMax: number,
+): void {
   const path = resumePathOf(replica)
   try {
     const temporary = `${path}.new`
-    writeDurably(temporary, JSON.stringify({ key, point }))
+    writeDurably(temporary, JSON.stringify({ key, point, replicaStamp: stampOf(replica), silenceMsMax }))
     renameSync(temporary, path)
     syncFolder(dirname(path))
   } catch (error) {

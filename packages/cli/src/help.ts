@@ -1,0 +1,64 @@
+/** The examples at the end of every help text, by the name of the verb. */
+
+const SYNC = `
+Examples:
+  secondsite sync /srv/vm/web01.raw /mnt/second/web01.raw
+  secondsite sync --dry-run web01.raw /mnt/second/web01.raw    # how much differs?
+  secondsite sync --digest blake3 /dev/vg/web01 web01.raw      # and read both again
+  secondsite sync --progress json a.raw b.raw 2>progress.jsonl
+`
+
+const VERIFY = `
+Examples:
+  secondsite verify a.raw b.raw
+  secondsite verify --repair /dev/vg/web01 /dev/vg/web01-second
+  secondsite verify --json --digest xxh3-128 a.raw b.raw
+`
+
+const SHOW = `
+Examples:
+  secondsite log show web01-os.hrl
+  secondsite log show --entries web01-os.hrl | head -50
+  secondsite log show --entries --json web01-os.hrl | jq 'select(.operation == "discard")'
+`
+
+const CHECK = `
+Examples:
+  secondsite log verify web01-os.hrl
+  secondsite log verify 1.hrl 2.hrl 3.hrl    # and that 2 follows 1, and 3 follows 2
+`
+
+const APPLY = `
+Example:
+  secondsite log apply 1.hrl 2.hrl web01-os.raw
+`
+
+const EXPORT = `
+Example:
+  secondsite log export --strict web01-os.hrl for-hyper-v.hrl
+`
+
+const DEMO = `
+Examples:
+  secondsite demo
+  secondsite demo --keep    # and look at disk, logs and replica afterwards
+`
+
+/** Examples of a verb, by its whole name. */
+export const EXAMPLES: Readonly<Record<string, string>> = {
+  secondsite: `
+Examples:
+  secondsite sync /srv/vm/web01.raw /mnt/second/web01.raw
+  secondsite verify --repair a.raw b.raw
+  secondsite log show --entries web01-os.hrl
+  secondsite <verb> --help
+`,
+  sync: SYNC,
+  verify: VERIFY,
+  log: SHOW,
+  'log show': SHOW,
+  'log verify': CHECK,
+  'log apply': APPLY,
+  'log export': EXPORT,
+  demo: DEMO,
+}
