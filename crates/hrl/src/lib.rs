@@ -8,6 +8,7 @@
 //! |---|---|
 //! | write a log | [`LogWriter::create`], [`LogWriter::append`], [`LogWriter::append_and_checkpoint`], [`LogWriter::seal`] |
 //! | go on after a crash | [`recover`], then [`LogWriter::read_entries`] for what has to be redone on the disk |
+//! | bring back single entries of a damaged one | [`salvage`] |
 //! | read a sealed log, also a genuine one | [`LogReader`] |
 //! | check one, or say what is wrong | [`verify`], [`inspect`], [`verify_chain`] |
 //! | list what a log of any state has | [`list_entries`] |
@@ -39,6 +40,7 @@ mod metadata;
 mod reader;
 mod records;
 mod recover;
+mod salvage;
 mod scan;
 mod seal;
 mod stage;
@@ -61,5 +63,6 @@ pub use index::IndexHeader;
 pub use list::list_entries;
 pub use reader::{BATCH_ENTRIES_MAX, Entries, LogReader, ReadOptions};
 pub use recover::{RecoverMode, Recovered, TornTail, read_header, recover};
+pub use salvage::salvage;
 pub use time::{seconds_since_2000, unix_ns};
 pub use writer::{LogOptions, LogWriter, SealedLog};

@@ -5,7 +5,6 @@
 
 mod disks;
 mod error;
-mod faults;
 mod live;
 mod locks;
 mod logs;

@@ -82,7 +82,10 @@ impl TrackedDisk {
         let mut order = self.order.lock();
         // The open log may have been given up, or rotated by nobody else: housekeeping is ours.
         match &order.log {
-            Some(log) if log.writer.id() == previous_id => order.next = Some(next),
+            Some(log) if log.writer.id() == previous_id => {
+                order.next = Some(next);
+                order.rotation_not_before_bytes = 0;
+            }
             _ => order.given_up.push(next.number),
         }
         Ok(())

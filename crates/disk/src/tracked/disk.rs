@@ -145,14 +145,16 @@ impl TrackedDisk {
             return;
         }
         // Without a prepared log the open one grows on; the thread prepares one.
-        order.swap(now);
+        if !order.swap(now) {
+            order.put_off_rotation();
+        }
         if let Some(disk) = self.me.upgrade().filter(|_| !self.is_rotating.swap(true, Ordering::AcqRel)) {
             std::thread::spawn(move || disk.rotate());
         }
     }
 
-    /// Seals what was swapped out and prepares the next log, until the open one is short again: a log may grow too long
-    /// while its successor is being made, and nobody may write for a while after that.
+    /// Seals what was swapped out and prepares the next log, until nothing is left to seal and the open one is short
+    /// again: both may change while a log is being made, and nobody may write for a while after that.
     fn rotate(&self) {
         let _slow = self.housekeeping.lock();
         loop {
@@ -160,14 +162,19 @@ impl TrackedDisk {
                 self.seal_swapped();
                 self.prepare_or_wait();
             }
+            self.options.step("prepared");
             let mut order = self.order.lock();
             let is_closed = self.is_closed.load(Ordering::Acquire);
-            if is_closed || order.next.is_none() || !order.is_rotation_due(&self.options) {
+            let is_left = order.sealing.iter().any(|sealing| sealing.open.is_some());
+            let is_due = order.next.is_some() && order.is_rotation_due(&self.options);
+            if is_closed || !(is_left || is_due) {
                 // Under the order lock: a writer that finds the log too long after this starts the next thread.
                 self.is_rotating.store(false, Ordering::Release);
                 return;
             }
-            order.swap(self.options.now());
+            if is_due {
+                order.swap(self.options.now());
+            }
         }
     }
 
@@ -222,9 +229,6 @@ impl TrackedDisk {
             order.tracking.sync();
         }
         if order.tracking.active.is_crowded() && are_logs_durable {
-            if order.log.is_none() && !must_keep_floor {
-                order.tracking.sync();
-            }
             order.tracking.clean(plan.epoch);
         }
     }

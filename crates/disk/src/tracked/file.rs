@@ -50,6 +50,8 @@ pub(crate) struct Tracking {
     pub(crate) active: ActiveRegions,
     changed: SparseBits,
     candidates: SparseBits,
+    /// The changed map has bits that may not be durable.
+    is_changed_unsynced: bool,
     failure: Option<io::Error>,
 }
 
@@ -80,7 +82,17 @@ impl Tracking {
     fn empty(file: Arc<dyn LogFile>, header: Header) -> Self {
         let active = ActiveRegions::new(header.disk_size_bytes);
         let (changed, candidates) = (SparseBits::default(), SparseBits::default());
-        Self { file, header, durable_copy: 0, written_copy: 0, active, changed, candidates, failure: None }
+        Self {
+            file,
+            header,
+            durable_copy: 0,
+            written_copy: 0,
+            active,
+            changed,
+            candidates,
+            is_changed_unsynced: false,
+            failure: None,
+        }
     }
 
     /// Reads a file.
@@ -216,6 +228,7 @@ impl Tracking {
     pub(crate) fn sync(&mut self) {
         self.attempt(|tracking| tracking.file.sync_data());
         self.durable_copy = self.written_copy;
+        self.is_changed_unsynced = false;
     }
 
     /// The copy of the header that was written last.
@@ -242,8 +255,12 @@ impl Tracking {
         self.sync();
     }
 
-    /// Cleans the regions whose last write was in `epoch` or before; lazily, nothing is synced.
+    /// Cleans the regions whose last write was in `epoch` or before; lazily: the cleaning is not synced. What the map
+    /// took over from them is.
     pub(crate) fn clean(&mut self, epoch: u64) {
+        if self.is_changed_unsynced {
+            self.sync();
+        }
         let cleaned = self.active.clean(epoch);
         let sectors = cleaned.iter().map(|region| region / SECTOR_BITS).collect();
         self.write_sectors(Map::Active, &sectors);
@@ -266,6 +283,7 @@ impl Tracking {
                 sectors.insert(sector);
             });
             self.write_sectors(Map::Changed, &sectors);
+            self.is_changed_unsynced = true;
         }
     }
 
@@ -276,6 +294,7 @@ impl Tracking {
             sectors.insert(sector);
         });
         self.write_sectors(Map::Changed, &sectors);
+        self.is_changed_unsynced = true;
     }
 
     /// Adds what changed to the candidates. The changed map stays as it is: see [`forget_changed`](Self::forget_changed).

@@ -14,7 +14,7 @@
 //! | `cut` | rotation of the logs of several disks at one instant; sealing outside of the lock |
 //! | `queue` | sealed logs that wait to be released; coalescing |
 //! | `resync` | folding logs into the map, candidates, the end of a resynchronization |
-//! | `open`, `scan`, `redo`; `close` | recovery; the clean end |
+//! | `open`, `recover`, `scan`, `redo`; `close` | recovery; the clean end |
 //! | `file`, `header`, `bits`, `regions` | the tracking file |
 //!
 //! Locks, in this order: housekeeping (one slow operation at a time), order (never held over a sync, but for the
@@ -32,6 +32,7 @@ mod open;
 mod options;
 mod order;
 mod queue;
+mod recover;
 mod redo;
 mod regions;
 mod resync;

@@ -7,20 +7,18 @@
 //! | closed, disk changed since | as above, and the whole disk is unknown (DISK_MODIFIED_OFFLINE) |
 //! | process died | logs swapped out are sealed, the tail of the open log is redone onto the disk, it goes on |
 //! | power lost (other boot id) | all logs not known to be on the disk are redone, active regions become changed |
-//! | log damaged, log missing, tracking file damaged | the good beginning of the chain stays, the rest is set aside as `*.damaged`; the map takes over, whole disk unknown |
+//! | log damaged, log missing, tracking file damaged | the good beginning of the chain stays, the rest is set aside as `*.damaged`; the map takes over with the ranges of what was set aside, or the whole disk where they are not known |
 //!
 //! Before the first write the header durably says "not closed" and names the boot.
 //!
 //! What cannot be told: writes by others to a disk that was **not** closed, and to a block device, which has no times.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use secondsite_hrl::{HrlError, LogId, Place as LogPlace, RecoverMode, index_path, recover};
+use secondsite_hrl::{HrlError, LogId, Place as LogPlace, index_path};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::bits::SparseBits;
-use super::close::stamp_of;
 use super::cut::new_log;
 use super::disk::TrackedDisk;
 use super::file::{Loaded, Tracking};
@@ -29,8 +27,7 @@ use super::header::{DiskStamp, Header};
 use super::options::TrackOptions;
 use super::order::{OpenLog, Order, SEQUENCE_BITS, reason_of};
 use super::queue::TEMPORARY;
-use super::redo::{first_in_flight, ranges_of_open, redo_open, redo_sealed};
-use super::scan::{Found, log_numbers, look, open_pair};
+use super::scan::log_numbers;
 use super::state::{Mode, Opened, QueuedLog, Recovery, ResyncReason};
 use crate::device::BlockDevice;
 use crate::error::{DiskError, Place, Result};
@@ -71,23 +68,23 @@ impl TrackedDisk {
     }
 }
 
-struct Opening<'o> {
-    device: &'o dyn BlockDevice,
-    options: &'o TrackOptions,
-    names: &'o Names,
-    numbers: Vec<u64>,
-    tracking: Tracking,
-    recovery: Recovery,
-    redone_bytes: u64,
-    queue: Vec<QueuedLog>,
-    open: Option<OpenLog>,
+pub(super) struct Opening<'o> {
+    pub(super) device: &'o dyn BlockDevice,
+    pub(super) options: &'o TrackOptions,
+    pub(super) names: &'o Names,
+    pub(super) numbers: Vec<u64>,
+    pub(super) tracking: Tracking,
+    pub(super) recovery: Recovery,
+    pub(super) redone_bytes: u64,
+    pub(super) queue: Vec<QueuedLog>,
+    pub(super) open: Option<OpenLog>,
     /// The log prepared for after the open one.
-    next: Option<OpenLog>,
-    given_up: Vec<u64>,
+    pub(super) next: Option<OpenLog>,
+    pub(super) given_up: Vec<u64>,
     /// Logs without entries: deleted without a sync of the disk.
-    unused: Vec<u64>,
+    pub(super) unused: Vec<u64>,
     /// Chunks of the open log.
-    covered: SparseBits,
+    pub(super) covered: SparseBits,
 }
 
 impl<'o> Opening<'o> {
@@ -138,181 +135,12 @@ impl<'o> Opening<'o> {
         opening.tracking.active.limit(options.active_region_count_max);
         if opening.recovery == Recovery::ProcessDeath && opening.tracking.header.generation == 0 {
             // What the tracking file knew is lost, so no log can be trusted to be all there is.
-            opening.set_aside_from(0, ResyncReason::LogDamaged)?;
+            opening.set_aside_from(0, ResyncReason::LogDamaged, None)?;
         }
         Ok(opening)
     }
 
-    fn recover_logs(&mut self) -> Result<()> {
-        let header = &self.tracking.header;
-        if self.recovery == Recovery::Clean && header.stamp != stamp_of(self.device.path()) {
-            self.tracking.change_all();
-            self.owe(ResyncReason::DiskModifiedOffline);
-        }
-        let (mut sealed, mut open) = (Vec::new(), Vec::new());
-        for number in self.numbers.clone() {
-            let path = self.names.log(number);
-            let is_leftover = number < self.tracking.header.first_number;
-            match look(self.options, &path) {
-                Found::Foreign => {}
-                Found::Unused => self.unused.push(number),
-                Found::Sealed(found) => {
-                    let (log, reader) = *found;
-                    if self.recovery == Recovery::PowerLoss {
-                        let floor = self.tracking.header.floor_sequence;
-                        self.redone_bytes += redo_sealed(self.device, &reader, floor)?;
-                    }
-                    if is_leftover { self.given_up.push(number) } else { sealed.push((number, log)) }
-                }
-                Found::Open => match self.recover_open(number, &path, is_leftover) {
-                    Ok(log) => open.extend(log),
-                    Err(DiskError::Log(e)) if !is_leftover => {
-                        self.set_aside_from(number, reason_of(&e))?;
-                        break;
-                    }
-                    Err(DiskError::Log(_)) => self.given_up.push(number),
-                    Err(e) => return Err(e),
-                },
-                Found::Damaged(_) if is_leftover => self.given_up.push(number),
-                Found::Damaged(e) => {
-                    self.set_aside_from(number, reason_of(&e))?;
-                    break;
-                }
-            }
-        }
-        self.choose_open(sealed, open)
-    }
-
-    /// Recovers a log that was not sealed. `None` when it is of no more use: its ranges are in the map.
-    fn recover_open(&mut self, number: u64, path: &Path, is_leftover: bool) -> Result<Option<OpenLog>> {
-        let mode = match self.recovery {
-            Recovery::PowerLoss => RecoverMode::PowerLoss,
-            _ => RecoverMode::ProcessDeath,
-        };
-        let (log, index) = open_pair(self.options, path)?;
-        let recovered = recover(log, index, mode)?;
-        let (writer, floor) = (recovered.writer, self.tracking.header.floor_sequence);
-        let redone = match self.recovery {
-            Recovery::PowerLoss => redo_open(self.device, &writer, 0, floor)?,
-            Recovery::ProcessDeath => {
-                let first = first_in_flight(&writer, recovered.entries_proven_by_blocks)?;
-                redo_open(self.device, &writer, first, floor)?
-            }
-            _ => Default::default(),
-        };
-        self.redone_bytes += redone.bytes;
-        for (offset, length_bytes) in redone.refused {
-            self.tracking.change(offset, length_bytes);
-            self.owe(ResyncReason::DiskWriteFailed);
-        }
-        if is_leftover || self.tracking.header.mode == Mode::Map {
-            self.tracking.change_bits(&ranges_of_open(&writer, self.tracking.chunk_count())?);
-            self.given_up.push(number);
-            return Ok(None);
-        }
-        Ok(Some(OpenLog { number, path: path.to_path_buf(), writer }))
-    }
-
-    /// Of the logs that are not sealed, the last one with entries is the open one; those before it were swapped out
-    /// by a cut, those behind it were prepared.
-    fn choose_open(&mut self, sealed: Vec<(u64, QueuedLog)>, open: Vec<OpenLog>) -> Result<()> {
-        let mut chain = self.drop_superseded(sealed);
-        let last_used = open.iter().rposition(|log| log.writer.entry_count() > 0).unwrap_or(0);
-        for (n, log) in open.into_iter().enumerate() {
-            if n > last_used {
-                self.keep_prepared(log);
-            } else if self.tracking.header.mode == Mode::Map {
-                self.tracking.change_bits(&ranges_of_open(&log.writer, self.tracking.chunk_count())?);
-                self.given_up.push(log.number);
-            } else if n < last_used {
-                self.seal_left_over(log, &mut chain)?;
-            } else {
-                self.covered = ranges_of_open(&log.writer, self.tracking.chunk_count())?;
-                self.open = Some(log);
-            }
-        }
-        self.check_chain(chain)
-    }
-
-    fn keep_prepared(&mut self, log: OpenLog) {
-        let follows = self.open.as_ref().is_some_and(|open| open.writer.id() == log.writer.previous_id());
-        if follows && self.next.is_none() {
-            self.next = Some(log);
-        } else {
-            self.unused.push(log.number);
-        }
-    }
-
-    fn seal_left_over(&mut self, log: OpenLog, chain: &mut Vec<(u64, QueuedLog)>) -> Result<()> {
-        let ranges = ranges_of_open(&log.writer, self.tracking.chunk_count())?;
-        let cut_time_ns = log.writer.last_time_ns();
-        match log.writer.seal(cut_time_ns) {
-            Ok(sealed) => chain.push((log.number, QueuedLog { path: log.path, sealed, cut_time_ns })),
-            Err(e) => {
-                self.tracking.change_bits(&ranges);
-                self.given_up.push(log.number);
-                self.leave_logging(reason_of(&e));
-            }
-        }
-        Ok(())
-    }
-
-    /// Logs whose coalesced successor is there: a crash came before they were deleted.
-    fn drop_superseded(&mut self, mut logs: Vec<(u64, QueuedLog)>) -> Vec<(u64, QueuedLog)> {
-        let mut at = 0;
-        while at < logs.len() {
-            let previous_id = logs[at].1.sealed.previous_id;
-            match logs[..at].iter().position(|(_, log)| log.sealed.previous_id == previous_id) {
-                Some(first) => {
-                    self.given_up.extend(logs.drain(first..at).map(|(number, _)| number));
-                    at = first + 1;
-                }
-                None => at += 1,
-            }
-        }
-        logs
-    }
-
-    fn check_chain(&mut self, chain: Vec<(u64, QueuedLog)>) -> Result<()> {
-        let mut before: Option<LogId> = None;
-        for (number, log) in chain {
-            if before.is_some_and(|before| before != log.sealed.previous_id) {
-                return self.set_aside_from(number, ResyncReason::ChainBroken);
-            }
-            before = Some(log.sealed.id);
-            self.queue.push(log);
-        }
-        let broken = match (&self.open, before) {
-            (Some(open), Some(before)) if open.writer.previous_id() != before => Some(open.number),
-            (None, _) if self.tracking.header.mode == Mode::Logging => Some(u64::MAX),
-            _ => None,
-        };
-        broken.map_or(Ok(()), |number| self.set_aside_from(number, ResyncReason::ChainBroken))
-    }
-
-    /// The chain cannot be trusted from a log on: it and its successors are kept under another name, for whoever wants
-    /// to look at them, and the whole disk is unknown.
-    fn set_aside_from(&mut self, number: u64, reason: ResyncReason) -> Result<()> {
-        (self.open, self.next) = (None, None);
-        self.covered = SparseBits::default();
-        let gone = [&self.given_up[..], &self.unused[..]].concat();
-        let damaged = self.numbers.iter().filter(|n| **n >= number && !gone.contains(n));
-        for path in damaged.map(|n| self.names.log(*n)) {
-            for path in [index_path(&path), path] {
-                let mut aside = path.clone().into_os_string();
-                aside.push(".damaged");
-                match self.options.files.rename(&path, Path::new(&aside)) {
-                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                    other => other.map_err(|e| file_error(&path, "set aside", e))?,
-                }
-            }
-        }
-        self.tracking.change_all();
-        self.leave_logging(reason);
-        Ok(())
-    }
-
-    fn leave_logging(&mut self, reason: ResyncReason) {
+    pub(super) fn leave_logging(&mut self, reason: ResyncReason) {
         if let Some(log) = self.open.take() {
             self.tracking.change_bits(&std::mem::take(&mut self.covered));
             self.given_up.push(log.number);
@@ -322,7 +150,7 @@ impl<'o> Opening<'o> {
         self.owe(reason);
     }
 
-    fn owe(&mut self, reason: ResyncReason) {
+    pub(super) fn owe(&mut self, reason: ResyncReason) {
         let header = &mut self.tracking.header;
         header.reason = Some(header.reason.unwrap_or(reason));
     }

@@ -20,6 +20,9 @@ pub(crate) const PIECE_DATA_BYTES: u64 = 32 << 20;
 /// Longest zero or discard range in one step.
 pub(crate) const PIECE_RANGE_BYTES: u64 = 512 << 20;
 
+/// A rotation that found no next log is tried again after so many bytes more.
+const ROTATION_RETRY_BYTES: u64 = 1 << 20;
+
 /// A log being written.
 pub(crate) struct OpenLog {
     pub(crate) number: u64,
@@ -55,6 +58,8 @@ pub(crate) struct Order {
     pub(crate) in_log: SparseBits,
     /// Something was written that no log holds, since the disk was synced last.
     pub(crate) is_unlogged_dirty: bool,
+    /// No rotation before the open log has so many bytes: the last try found no next log.
+    pub(crate) rotation_not_before_bytes: u64,
     pub(crate) write_count: u64,
     pub(crate) written_bytes: u64,
     pub(crate) last_hold_ns: u64,
@@ -72,6 +77,7 @@ impl Order {
             written: SparseBits::default(),
             in_log: SparseBits::default(),
             is_unlogged_dirty: false,
+            rotation_not_before_bytes: 0,
             write_count: 0,
             written_bytes: 0,
             last_hold_ns: 0,
@@ -169,6 +175,7 @@ impl Order {
     pub(crate) fn swap(&mut self, cut_time_ns: u64) -> bool {
         let Some(log) = self.log.as_mut().filter(|log| log.writer.entry_count() > 0) else { return true };
         let Some(next) = self.next.take() else { return false };
+        self.rotation_not_before_bytes = 0;
         let old = std::mem::replace(log, next);
         self.sealing.push(Sealing {
             number: old.number,
@@ -184,9 +191,17 @@ impl Order {
     /// Whether the open log is due to be rotated without a cut, and a next one is there.
     pub(crate) fn is_rotation_due(&self, options: &TrackOptions) -> bool {
         self.log.as_ref().is_some_and(|log| {
-            log.writer.entry_count() >= options.entry_count_max
-                || log.writer.log_size_bytes() >= options.log_size_bytes_max
+            let size_bytes = log.writer.log_size_bytes();
+            size_bytes >= self.rotation_not_before_bytes
+                && (log.writer.entry_count() >= options.entry_count_max
+                    || size_bytes >= options.log_size_bytes_max)
         })
+    }
+
+    /// No next log is there: where none can be made, not every write shall try.
+    pub(crate) fn put_off_rotation(&mut self) {
+        let size_bytes = self.log.as_ref().map_or(0, |log| log.writer.log_size_bytes());
+        self.rotation_not_before_bytes = size_bytes + ROTATION_RETRY_BYTES;
     }
 
     /// One past the newest sequence number.

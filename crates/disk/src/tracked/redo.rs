@@ -1,12 +1,13 @@
 //! Carries out entries of a log on a disk again, and reads what they cover. Idempotent: entries in the order of their
 //! log lead to the state at its end, however many of them the disk had already.
 
-use secondsite_hrl::{Entry, LogFile, LogReader, LogWriter, Operation};
+use secondsite_hrl::{Entry, HrlError, LogFile, LogReader, LogWriter, Operation, salvage};
 
 use super::CHUNK_BYTES;
 use super::bits::SparseBits;
+use super::files::File;
 use crate::device::BlockDevice;
-use crate::error::Result;
+use crate::error;
 
 /// After the death of a process at most the batch in flight is not on the disk: entries looked at, from the end...
 const REDONE_ENTRIES: u64 = 1024;
@@ -15,7 +16,7 @@ const REDONE_BYTES: u64 = 128 << 20;
 const _: () = assert!(REDONE_BYTES > 2 * super::order::PIECE_DATA_BYTES);
 
 /// Carries out one entry.
-pub(crate) fn redo_entry(device: &dyn BlockDevice, entry: &Entry, data: &[u8]) -> Result<()> {
+fn redo_entry(device: &dyn BlockDevice, entry: &Entry, data: &[u8]) -> error::Result<()> {
     match entry.operation {
         Operation::Write => device.write_at(entry.offset, data),
         Operation::WriteZeroes => device.write_zeroes(entry.offset, u64::from(entry.length_bytes), false),
@@ -23,30 +24,67 @@ pub(crate) fn redo_entry(device: &dyn BlockDevice, entry: &Entry, data: &[u8]) -
     }
 }
 
-/// Carries out the entries of a sealed log from sequence number `floor` on. Returns their bytes.
-pub(crate) fn redo_sealed<F: LogFile>(
-    device: &dyn BlockDevice,
-    log: &LogReader<F>,
-    floor: u64,
-) -> Result<u64> {
-    let (mut entries, mut batch, mut data, mut bytes) = (log.entries()?, Vec::new(), Vec::new(), 0);
-    while entries.next_batch(&mut batch)? {
-        for entry in batch.iter().filter(|entry| entry.sequence >= floor) {
-            data.resize(entry.data_bytes() as usize, 0);
-            log.read_data(entry, &mut data)?;
-            redo_entry(device, entry, &data)?;
-            bytes += u64::from(entry.length_bytes);
-        }
-    }
-    Ok(bytes)
-}
-
-/// What a redo of an open log came to.
+/// What a redo came to.
 #[derive(Debug, Default)]
 pub(crate) struct Redone {
     pub(crate) bytes: u64,
     /// Ranges that the disk refused.
     pub(crate) refused: Vec<(u64, u64)>,
+    /// What could not be read of the log; the rest of it was redone.
+    pub(crate) damage: Option<HrlError>,
+}
+
+impl Redone {
+    fn redo(&mut self, device: &dyn BlockDevice, entry: &Entry, data: &[u8]) {
+        match redo_entry(device, entry, data) {
+            Ok(()) => self.bytes += u64::from(entry.length_bytes),
+            Err(_) => self.refused.push((entry.offset, u64::from(entry.length_bytes))),
+        }
+    }
+}
+
+/// Carries out the entries of a sealed log from sequence number `floor` on. Rotten data is passed over: what stands
+/// behind it was promised to the guest as well.
+pub(crate) fn redo_sealed<F: LogFile>(device: &dyn BlockDevice, log: &LogReader<F>, floor: u64) -> Redone {
+    let mut redone = Redone::default();
+    if let Err(e) = redo_readable(device, log, floor, &mut redone) {
+        redone.damage.get_or_insert(e);
+    }
+    redone
+}
+
+fn redo_readable<F: LogFile>(
+    device: &dyn BlockDevice,
+    log: &LogReader<F>,
+    floor: u64,
+    redone: &mut Redone,
+) -> Result<(), HrlError> {
+    let (mut entries, mut batch, mut data) = (log.entries()?, Vec::new(), Vec::new());
+    while entries.next_batch(&mut batch)? {
+        for entry in batch.iter().filter(|entry| entry.sequence >= floor) {
+            data.resize(entry.data_bytes() as usize, 0);
+            match log.read_data(entry, &mut data) {
+                Ok(()) => redone.redo(device, entry, &data),
+                Err(e) => {
+                    redone.damage.get_or_insert(e);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Carries out what single entries of a damaged log still prove. A log of which nothing can be read gives nothing.
+pub(crate) fn redo_salvaged(device: &dyn BlockDevice, log: &File, index: &File, floor: u64) -> Redone {
+    let mut redone = Redone::default();
+    let is_inside = |entry: &Entry| entry.end() <= device.size_bytes() && entry.sequence >= floor;
+    let salvaged = salvage(log, index, |entry, data| {
+        if is_inside(entry) {
+            redone.redo(device, entry, data);
+        }
+    });
+    redone.damage = salvaged.err();
+    redone
 }
 
 /// Carries out the entries of an open log from number `first` on, those below sequence number `floor` left out. The
@@ -56,40 +94,44 @@ pub(crate) fn redo_open<F: LogFile>(
     log: &LogWriter<F>,
     first: u64,
     floor: u64,
-) -> Result<Redone> {
+) -> Result<Redone, HrlError> {
     let (mut batch, mut data, mut number, mut redone) = (Vec::new(), Vec::new(), first, Redone::default());
     while log.read_entries(number, &mut batch)? {
         for entry in batch.iter().filter(|entry| entry.sequence >= floor) {
             data.resize(entry.data_bytes() as usize, 0);
             log.read_data(entry, &mut data)?;
-            match redo_entry(device, entry, &data) {
-                Ok(()) => redone.bytes += u64::from(entry.length_bytes),
-                Err(_) => redone.refused.push((entry.offset, u64::from(entry.length_bytes))),
-            }
+            redone.redo(device, entry, &data);
         }
         number += batch.len() as u64;
     }
     Ok(redone)
 }
 
-/// The first entry that the death of a process may have kept from the disk.
-pub(crate) fn first_in_flight<F: LogFile>(log: &LogWriter<F>, proven_by_blocks: u64) -> Result<u64> {
+/// The first entry that the death of a process may have kept from the disk: the batch in flight is within the last
+/// entries, or it is those that blocks alone prove. More is redone than need be, which is safe as long as everything
+/// written later is redone too: so for the newest log only, and only while no write went past the logs.
+pub(crate) fn first_in_flight<F: LogFile>(
+    log: &LogWriter<F>,
+    proven_by_blocks: u64,
+) -> Result<u64, HrlError> {
     let count = log.entry_count();
-    let earliest = count.saturating_sub(REDONE_ENTRIES.max(proven_by_blocks));
-    let (mut first, mut bytes, mut batch) = (count, 0, Vec::new());
+    let proven = count.saturating_sub(proven_by_blocks);
+    let (earliest, mut batch) = (count.saturating_sub(REDONE_ENTRIES), Vec::new());
     log.read_entries(earliest, &mut batch)?;
-    for entry in batch.iter().rev() {
+    let mut bytes = 0;
+    let is_near = |entry: &&Entry| {
         bytes += entry.data_bytes();
-        if bytes > REDONE_BYTES && proven_by_blocks == 0 {
-            break;
-        }
-        first -= 1;
-    }
-    Ok(first.max(earliest))
+        bytes <= REDONE_BYTES
+    };
+    let near = batch.iter().rev().take_while(is_near).count() as u64;
+    Ok(proven.min(count - near))
 }
 
 /// The chunks that the entries of an open log cover.
-pub(crate) fn ranges_of_open<F: LogFile>(log: &LogWriter<F>, chunk_count: u64) -> Result<SparseBits> {
+pub(crate) fn ranges_of_open<F: LogFile>(
+    log: &LogWriter<F>,
+    chunk_count: u64,
+) -> Result<SparseBits, HrlError> {
     let (mut bits, mut batch, mut number) = (SparseBits::default(), Vec::new(), 0);
     while log.read_entries(number, &mut batch)? {
         batch.iter().for_each(|entry| cover(&mut bits, entry, chunk_count));
@@ -103,12 +145,11 @@ pub(crate) fn add_ranges_of_sealed<F: LogFile>(
     log: &LogReader<F>,
     bits: &mut SparseBits,
     chunk_count: u64,
-) -> Result<()> {
+) -> Result<(), HrlError> {
     log.entries()?.for_each(|entry| {
         cover(bits, entry, chunk_count);
         Ok(())
-    })?;
-    Ok(())
+    })
 }
 
 fn cover(bits: &mut SparseBits, entry: &Entry, chunk_count: u64) {
