@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Advice, FallocateFlags, SeekFrom, fadvise, fallocate, seek};
 use rustix::io::Errno;
+use secondsite_hrl::faults::rules::{FileOperation, permit, permitted};
 
 use crate::device::{BlockDevice, Extent, ExtentKind, check_range};
 use crate::error::{DiskError, Place, Result};
@@ -70,7 +71,8 @@ impl FileDevice {
     pub fn open(path: &Path, access: Access) -> Result<Self> {
         let is_read_only = access == Access::ReadOnly;
         refuse_other_kinds(path)?;
-        let opened = OpenOptions::new().read(true).write(!is_read_only).open(path);
+        let opened = permit(path, FileOperation::Open)
+            .and_then(|()| OpenOptions::new().read(true).write(!is_read_only).open(path));
         let file = opened.map_err(|e| DiskError::open(path, e))?;
         let info = info_of(path, &file)?;
         if access == Access::Exclusive {
@@ -84,14 +86,16 @@ impl FileDevice {
     /// # Errors
     /// DISK_IN_USE when there is a file already; DISK_SIZE_UNALIGNED, DISK_EMPTY, DISK_FULL, DISK_WRITE_FAILED.
     pub fn create(path: &Path, size_bytes: u64) -> Result<Self> {
-        let created = OpenOptions::new().read(true).write(true).create_new(true).open(path);
+        let created = permit(path, FileOperation::Open)
+            .and_then(|()| OpenOptions::new().read(true).write(true).create_new(true).open(path));
         let file = created.map_err(|e| match e.kind() {
             io::ErrorKind::AlreadyExists => {
                 DiskError::Busy(Place::whole(path), "a file is there already".into())
             }
             _ => DiskError::open(path, e),
         })?;
-        file.set_len(size_bytes).map_err(|e| DiskError::write(Place::whole(path), e))?;
+        let sized = permit(path, FileOperation::Truncate).and_then(|()| file.set_len(size_bytes));
+        sized.map_err(|e| DiskError::write(Place::whole(path), e))?;
         let info = info_of(path, &file)?;
         Ok(Self {
             file,
@@ -182,18 +186,29 @@ impl BlockDevice for FileDevice {
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         check_range(self, offset, buffer.len() as u64)?;
-        let read = self.file.read_exact_at(buffer, offset);
+        let read = permitted(&self.path, FileOperation::Read, offset, buffer.len() as u64)
+            .map_err(|stopped| stopped.error)
+            .and_then(|()| self.file.read_exact_at(buffer, offset));
         read.map_err(|e| DiskError::ReadFailed(self.place(offset, buffer.len() as u64), e))
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.check_write(offset, data.len() as u64)?;
-        let written = self.file.write_all_at(data, offset);
+        let written = match permitted(&self.path, FileOperation::Write, offset, data.len() as u64) {
+            Ok(()) => self.file.write_all_at(data, offset),
+            // The part before a failure reaches the disk.
+            Err(stopped) => {
+                let part = &data[..data.len().min(stopped.permitted_bytes as usize)];
+                self.file.write_all_at(part, offset).and(Err(stopped.error))
+            }
+        };
         written.map_err(|e| DiskError::write(self.place(offset, data.len() as u64), e))
     }
 
     fn write_zeroes(&self, offset: u64, length_bytes: u64, may_unmap: bool) -> Result<()> {
         self.check_write(offset, length_bytes)?;
+        let permitted = permitted(&self.path, FileOperation::Write, offset, length_bytes);
+        permitted.map_err(|stopped| DiskError::write(self.place(offset, length_bytes), stopped.error))?;
         let flags = if may_unmap { FallocateFlags::PUNCH_HOLE } else { FallocateFlags::ZERO_RANGE };
         if self.try_fallocate(flags, offset, length_bytes)? {
             return Ok(());
@@ -207,7 +222,8 @@ impl BlockDevice for FileDevice {
 
     fn flush(&self) -> Result<()> {
         let is_failed = self.is_poisoned.load(Ordering::Acquire);
-        if is_failed || self.file.sync_data().is_err() {
+        let sync = || permit(&self.path, FileOperation::Sync).and_then(|()| self.file.sync_data());
+        if is_failed || sync().is_err() {
             self.is_poisoned.store(true, Ordering::Release);
             return Err(DiskError::SyncFailed(Place::whole(&self.path)));
         }
@@ -216,6 +232,8 @@ impl BlockDevice for FileDevice {
 
     fn extent_at(&self, offset: u64, end: u64) -> Result<Extent> {
         let end = end.min(self.info.size_bytes);
+        permitted(&self.path, FileOperation::Read, offset, 512)
+            .map_err(|stopped| DiskError::ReadFailed(self.place(offset, 512), stopped.error))?;
         let data = match seek(&self.file, SeekFrom::Data(offset)) {
             Ok(at) => at.min(end),
             Err(Errno::NXIO) => self.end_of_hole(offset, end)?,

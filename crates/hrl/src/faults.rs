@@ -2,7 +2,9 @@
 //!
 //! It keeps two images, what was written and what was synced. [`MemoryLogFile::lose_power`] decides for each
 //! 512-byte sector written since the last sync, by a seed, whether it reached the disk, and likewise for the size:
-//! any loss, tearing and reordering that a disk with atomic sectors can produce.
+//! any loss, tearing and reordering that a disk with atomic sectors can produce. Real files fail by [`rules`].
+
+pub mod rules;
 
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice};

@@ -1,7 +1,7 @@
 //! The file below a log: positional reads and writes, nothing else.
 //!
 //! The room does all its I/O through [`LogFile`], so that tests can fail a write, fill the disk, or lose what was
-//! not synced (see [`crate::faults`]).
+//! not synced (see [`crate::faults`]; the rules for real files are asked here).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{HrlError, Result};
+use crate::faults::rules::{FileOperation, Stopped, permit, permitted};
 
 /// Most slices one `pwritev` takes (IOV_MAX of Linux).
 const SLICES_MAX: usize = 1024;
@@ -84,7 +85,8 @@ impl FsLogFile {
     /// # Errors
     /// LOG_WRITE_FAILED.
     pub fn create_new(path: &Path) -> Result<Self> {
-        let opened = OpenOptions::new().read(true).write(true).create_new(true).open(path);
+        let opened = permit(path, FileOperation::Open)
+            .and_then(|()| OpenOptions::new().read(true).write(true).create_new(true).open(path));
         let file = opened.map_err(|e| HrlError::write(path, 0, "create", e))?;
         Ok(Self { file, path: path.to_path_buf() })
     }
@@ -106,7 +108,8 @@ impl FsLogFile {
     }
 
     fn open_with(path: &Path, write: bool) -> Result<Self> {
-        let opened = OpenOptions::new().read(true).write(write).open(path);
+        let opened = permit(path, FileOperation::Open)
+            .and_then(|()| OpenOptions::new().read(true).write(write).open(path));
         let file = opened.map_err(|e| HrlError::read(path, 0, "open", e))?;
         let metadata = file.metadata().map_err(|e| HrlError::read(path, 0, "stat", e))?;
         if !metadata.is_file() {
@@ -115,6 +118,13 @@ impl FsLogFile {
         }
         Ok(Self { file, path: path.to_path_buf() })
     }
+
+    /// What a rule lets pass of a write reaches the file: on a real disk the part before the failure does, too.
+    fn write_part(&self, slices: &[IoSlice<'_>], offset: u64, stopped: Stopped) -> io::Error {
+        let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        let part = &bytes[..bytes.len().min(stopped.permitted_bytes as usize)];
+        FileExt::write_all_at(&self.file, part, offset).err().unwrap_or(stopped.error)
+    }
 }
 
 impl LogFile for FsLogFile {
@@ -122,32 +132,27 @@ impl LogFile for FsLogFile {
         &self.path
     }
 
-    fn write_all_at(&self, mut slices: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
-        IoSlice::advance_slices(&mut slices, 0); // drops leading empty slices, so that 0 written means "no progress"
-        while !slices.is_empty() {
-            let now = slices.len().min(SLICES_MAX);
-            match rustix::io::pwritev(&self.file, &slices[..now], offset) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => {
-                    offset += written as u64;
-                    IoSlice::advance_slices(&mut slices, written);
-                }
-                Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(e.into()),
-            }
+    fn write_all_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let length = slices.iter().map(|slice| slice.len() as u64).sum();
+        match permitted(&self.path, FileOperation::Write, offset, length) {
+            Ok(()) => write_slices(&self.file, slices, offset),
+            Err(stopped) => Err(self.write_part(slices, offset, stopped)),
         }
-        Ok(())
     }
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        permitted(&self.path, FileOperation::Read, offset, buffer.len() as u64)
+            .map_err(|stopped| stopped.error)?;
         FileExt::read_exact_at(&self.file, buffer, offset)
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        permit(&self.path, FileOperation::Sync)?;
         self.file.sync_data()
     }
 
     fn set_size_bytes(&self, size_bytes: u64) -> io::Result<()> {
+        permit(&self.path, FileOperation::Truncate)?;
         self.file.set_len(size_bytes)
     }
 
@@ -156,12 +161,31 @@ impl LogFile for FsLogFile {
     }
 }
 
+/// Writes slices one behind the other, over short writes.
+fn write_slices(file: &File, mut slices: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+    IoSlice::advance_slices(&mut slices, 0); // drops leading empty slices, so that 0 written means "no progress"
+    while !slices.is_empty() {
+        let now = slices.len().min(SLICES_MAX);
+        match rustix::io::pwritev(file, &slices[..now], offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                offset += written as u64;
+                IoSlice::advance_slices(&mut slices, written);
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
 /// Makes the names in a folder durable, after files were created, renamed or deleted in it.
 ///
 /// # Errors
 /// LOG_WRITE_FAILED.
 pub fn sync_folder(folder: &Path) -> Result<()> {
-    let synced = File::open(folder).and_then(|f| f.sync_all());
+    let synced =
+        permit(folder, FileOperation::Sync).and_then(|()| File::open(folder)).and_then(|f| f.sync_all());
     synced.map_err(|e| HrlError::write(folder, 0, "sync the folder", e))
 }
 

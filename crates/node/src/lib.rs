@@ -5,6 +5,7 @@
 
 mod disks;
 mod error;
+mod faults;
 mod live;
 mod locks;
 mod logs;
