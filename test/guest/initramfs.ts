@@ -5,8 +5,7 @@
  */
 
 import { execFileSync } from 'node:child_process'
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { type ArchiveEntry, archive } from './cpio.js'
@@ -34,18 +33,11 @@ export function missingForGuest(): string | undefined {
   return program && `${program} is not installed (package e2fsprogs)`
 }
 
-let built: Buffer | undefined
-
-/** The archive. The first call in a process takes about half a second, most of it compiling; the others take nothing. */
-export function initramfs(kernel: Kernel): Buffer {
-  built ??= build(kernel)
-  return built
-}
-
-function build(kernel: Kernel): Buffer {
+/** Builds the file system in `directory` and returns its path. Takes about half a second, most of it compiling. */
+export function buildInitramfs(kernel: Kernel, directory: string): string {
+  const path = join(directory, 'initramfs.cpio')
   const files = new Map([
-    file('init', compileProgram('agent')),
-    file('bin/stamps', compileProgram('stamps')),
+    ...ownPrograms(directory),
     ...hostPrograms(),
     ...busybox(),
     ...modules(kernel),
@@ -53,7 +45,8 @@ function build(kernel: Kernel): Buffer {
     file('etc/mtab', Buffer.alloc(0)),
     file('mnt/.keep', Buffer.alloc(0)),
   ])
-  return archive([...directoriesOf([...files.keys()]), ...files.values()])
+  writeFileSync(path, archive([...directoriesOf([...files.keys()]), ...files.values()]))
+  return path
 }
 
 type NamedEntry = readonly [path: string, entry: ArchiveEntry]
@@ -66,17 +59,15 @@ function link(path: string, target: string): NamedEntry {
   return [path, { kind: 'link', path, target }]
 }
 
-/** Compiles a program of ours so that it runs without libraries, in the guest and here. */
-export function compileProgram(name: 'agent' | 'stamps'): Buffer {
-  const directory = mkdtempSync(join(tmpdir(), 'secondsite-guest-program-'))
+function ownPrograms(directory: string): NamedEntry[] {
+  return [file('init', compile('agent', directory)), file('bin/stamps', compile('stamps', directory))]
+}
+
+function compile(name: string, directory: string): Buffer {
   const output = join(directory, name)
   const source = join(programDirectory, `${name}.c`)
-  try {
-    execFileSync('cc', ['-static', '-O1', '-Wall', '-Wextra', '-o', output, source])
-    return readFileSync(output)
-  } finally {
-    rmSync(directory, { recursive: true, force: true })
-  }
+  execFileSync('cc', ['-static', '-O1', '-Wall', '-Wextra', '-o', output, source])
+  return readFileSync(output)
 }
 
 function hostPrograms(): NamedEntry[] {

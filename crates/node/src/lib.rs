@@ -6,6 +6,7 @@
 mod disks;
 mod error;
 mod faults;
+mod faults;
 mod live;
 mod locks;
 mod logs;
