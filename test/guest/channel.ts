@@ -114,14 +114,20 @@ export class GuestChannel {
   readonly #socket: Socket
   readonly #commands = new Map<number, GuestCommand>()
   readonly #ready = new Outcome<void>()
+  readonly #drained: Promise<void>
   #commandCount = 0
   #end: string | undefined
 
   constructor(socket: Socket) {
     this.#socket = socket
     socket.on('error', () => undefined)
-    createInterface(socket).on('line', (line) => this.#onLine(line))
-    void once(socket, 'close').then(() => this.end('the guest ended'))
+    const lines = createInterface(socket).on('line', (line) => this.#onLine(line))
+    this.#drained = once(lines, 'close').then(() => undefined)
+  }
+
+  /** Resolves when QEMU has closed its end and the last line from there has been handed on. */
+  drained(): Promise<void> {
+    return this.#drained
   }
 
   /** Resolves when the guest takes commands. */

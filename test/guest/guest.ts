@@ -8,13 +8,13 @@
 
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs'
+import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { GuestChannel, type GuestCommand, GuestError, within } from './channel.js'
 import { type GuestDrive, driveArguments } from './drives.js'
-import { buildInitramfs } from './initramfs.js'
+import { initramfs } from './initramfs.js'
 import { findKernel, type Kernel } from './kernel.js'
 
 export { GuestCommand, GuestError } from './channel.js'
@@ -22,7 +22,12 @@ export type { GuestDrive } from './drives.js'
 export { missingForGuest } from './initramfs.js'
 
 const QEMU = 'qemu-system-x86_64'
-const KERNEL_OPTIONS = 'console=ttyS0 quiet panic=-1 nokaslr mitigations=off'
+/**
+ * The processor's random numbers (with the model's `rdrand`) make the guest's ready at once; mke2fs wants some and would wait
+ * for seconds. What follows leaves out self-tests and calibrations that an emulated processor is slow at.
+ */
+const KERNEL_OPTIONS =
+  'console=ttyS0 quiet panic=-1 random.trust_cpu=on nokaslr mitigations=off cryptomgr.notests no_timer_check lpj=4000000'
 
 export interface GuestOptions {
   /** The first is /dev/vda in the guest, the second /dev/vdb, and so on. */
@@ -33,12 +38,19 @@ export interface GuestOptions {
   readonly bootLimitMs?: number
 }
 
-/** Boots a guest; resolves when it takes commands. */
+/**
+ * Boots a guest; resolves when it takes commands.
+ * @throws {GuestError} with what QEMU and the guest's kernel said, when a drive cannot be opened or the boot fails
+ */
 export async function bootGuest(options: GuestOptions): Promise<Guest> {
-  const folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'secondsite-guest-'))
+  const drives = options.drives.flatMap(driveArguments)
+  const kernel = findKernel()
+  if (kernel === undefined) throw new GuestError('no kernel for a guest; ask missingForGuest() first')
+  const folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'secondsite-guest-run-'))
   const server = createServer().listen(join(folder, 'control'))
   await once(server, 'listening')
-  const guest = new Guest(folder, startQemu(folder, options))
+  const machine = machineArguments(folder, kernel, options.memoryMiB ?? 192)
+  const guest = new Guest(folder, startQemu(folder, [...machine, ...drives]))
   try {
     await within(guest.connect(server), options.bootLimitMs ?? 60_000, () => 'a guest that takes commands')
   } catch (reason) {
@@ -53,30 +65,39 @@ export async function bootGuest(options: GuestOptions): Promise<Guest> {
   return guest
 }
 
-function startQemu(folder: string, options: GuestOptions): ChildProcess {
-  const kernel = findKernel()
-  if (kernel === undefined) throw new GuestError('no kernel for a guest; ask missingForGuest() first')
-  const machine = machineArguments(folder, kernel, options.memoryMiB ?? 192)
+function startQemu(folder: string, options: readonly string[]): ChildProcess {
   const messages = openSync(join(folder, 'qemu.log'), 'w')
-  const all = [...machine, ...options.drives.flatMap(driveArguments)]
-  return spawn(QEMU, all, { stdio: ['ignore', messages, messages] })
+  const qemu = spawn(QEMU, options, { stdio: ['ignore', messages, messages] })
+  closeSync(messages)
+  return qemu
 }
 
 function machineArguments(folder: string, kernel: Kernel, memoryMiB: number): string[] {
-  return [
-    ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none'],
-    ...['-machine', 'q35,usb=off,vmport=off', '-accel', 'tcg,thread=multi', '-m', `${memoryMiB}`],
-    ...['-kernel', kernel.imagePath, '-initrd', buildInitramfs(kernel, folder), '-append', KERNEL_OPTIONS],
-    ...['-serial', `file:${join(folder, 'console')}`, '-device', 'virtio-serial-pci'],
-    ...['-chardev', `socket,id=control,path=${join(folder, 'control')}`],
-    ...['-device', 'virtserialport,chardev=control'],
+  const initramfsPath = join(folder, 'initramfs')
+  writeFileSync(initramfsPath, initramfs(kernel))
+  const valued = [
+    ['-machine', 'q35,usb=off,vmport=off'],
+    ['-accel', 'tcg,thread=multi'],
+    ['-cpu', 'qemu64,+rdrand'],
+    ['-m', `${memoryMiB}`],
+    ['-kernel', kernel.imagePath],
+    ['-initrd', initramfsPath],
+    ['-append', KERNEL_OPTIONS],
+    ['-serial', `file:${join(folder, 'console')}`],
+    ['-device', 'virtio-serial-pci'],
+    ['-chardev', `socket,id=control,path=${join(folder, 'control')}`],
+    ['-device', 'virtserialport,chardev=control'],
+    ['-display', 'none'],
   ]
+  return ['-nodefaults', '-no-user-config', '-no-reboot', ...valued.flat()]
 }
 
 /** A booted guest. Always end it, by {@link Guest.shutdown} or {@link Guest.kill}. */
 export class Guest {
   readonly #exit: Promise<void>
   #channel: GuestChannel | undefined
+  /** Resolves when QEMU has ended and everybody who waited for its guest knows. */
+  #ended: Promise<void>
   #isEnding = false
 
   /** @internal */
@@ -84,8 +105,11 @@ export class Guest {
     private readonly folder: string,
     private readonly process: ChildProcess,
   ) {
-    this.#exit = new Promise((resolve) => process.once('exit', () => resolve()))
-    process.once('error', () => undefined)
+    this.#exit = new Promise((resolve) => {
+      process.once('exit', () => resolve())
+      process.once('error', () => resolve())
+    })
+    this.#ended = this.#exit
   }
 
   /** Process id of QEMU. */
@@ -108,28 +132,21 @@ export class Guest {
     return command.output
   }
 
-  /** Unmounts everything and switches the guest off, as its user would. */
+  /** Unmounts the file systems and switches the guest off; fails while a command still uses one of them. */
   async shutdown(limitMs = 60_000): Promise<void> {
     this.#isEnding = true
-    await this.run(
-      'cd / && { ! grep -q " /mnt" /proc/mounts || umount $(awk \'$2 ~ "^/mnt" {print $2}\' /proc/mounts); }',
-    )
+    await this.run('umount -a -t ext4')
     this.start('poweroff -f')
-    await within(this.#exit, limitMs, () => `QEMU's end after a shutdown\n${this.log()}`)
+    await within(this.#ended, limitMs, () => `QEMU's end after a shutdown\n${this.log()}`)
     this.#remove()
   }
 
   /** Ends QEMU with SIGKILL: the guest loses power, what it had not written is gone. May be called at any time. */
   async kill(): Promise<void> {
     this.#isEnding = true
-    if (
-      this.process.exitCode === null &&
-      this.process.signalCode === null &&
-      this.process.pid !== undefined
-    ) {
-      this.process.kill('SIGKILL')
-      await this.#exit
-    }
+    const hasEnded = this.process.exitCode !== null || this.process.signalCode !== null
+    if (!hasEnded && this.process.pid !== undefined) this.process.kill('SIGKILL')
+    await this.#ended
     this.#remove()
   }
 
@@ -150,15 +167,19 @@ export class Guest {
     early.catch(() => undefined)
     const connected = once(server, 'connection') as Promise<[Socket]>
     const [socket] = await Promise.race([connected, early])
-    this.#channel = new GuestChannel(socket)
-    void this.#exit.then(() =>
-      this.#channel?.end(this.#isEnding ? 'the guest was ended' : `QEMU ended\n${this.log()}`),
-    )
-    await Promise.race([this.#channel.ready(), early])
+    const channel = new GuestChannel(socket)
+    this.#channel = channel
+    this.#ended = this.#exit.then(() => this.#endChannel(channel))
+    await Promise.race([channel.ready(), early])
+  }
+
+  /** The reason is told to whoever waits; the lines that came before QEMU's end are theirs first. */
+  async #endChannel(channel: GuestChannel): Promise<void> {
+    await channel.drained()
+    channel.end(this.#isEnding ? 'the guest was ended' : `QEMU ended\n${this.log()}`)
   }
 
   #remove(): void {
-    this.#channel?.end('the guest was ended')
     rmSync(this.folder, { recursive: true, force: true })
   }
 }

@@ -5,7 +5,8 @@
  */
 
 import { execFileSync } from 'node:child_process'
-import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { type ArchiveEntry, archive } from './cpio.js'
@@ -33,11 +34,18 @@ export function missingForGuest(): string | undefined {
   return program && `${program} is not installed (package e2fsprogs)`
 }
 
-/** Builds the file system in `directory` and returns its path. Takes about half a second, most of it compiling. */
-export function buildInitramfs(kernel: Kernel, directory: string): string {
-  const path = join(directory, 'initramfs.cpio')
+let built: Buffer | undefined
+
+/** The archive. The first call in a process takes about half a second, most of it compiling; the others take nothing. */
+export function initramfs(kernel: Kernel): Buffer {
+  built ??= build(kernel)
+  return built
+}
+
+function build(kernel: Kernel): Buffer {
   const files = new Map([
-    ...ownPrograms(directory),
+    file('init', compileProgram('agent')),
+    file('bin/stamps', compileProgram('stamps')),
     ...hostPrograms(),
     ...busybox(),
     ...modules(kernel),
@@ -45,8 +53,7 @@ export function buildInitramfs(kernel: Kernel, directory: string): string {
     file('etc/mtab', Buffer.alloc(0)),
     file('mnt/.keep', Buffer.alloc(0)),
   ])
-  writeFileSync(path, archive([...directoriesOf([...files.keys()]), ...files.values()]))
-  return path
+  return archive([...directoriesOf([...files.keys()]), ...files.values()])
 }
 
 type NamedEntry = readonly [path: string, entry: ArchiveEntry]
@@ -59,15 +66,17 @@ function link(path: string, target: string): NamedEntry {
   return [path, { kind: 'link', path, target }]
 }
 
-function ownPrograms(directory: string): NamedEntry[] {
-  return [file('init', compile('agent', directory)), file('bin/stamps', compile('stamps', directory))]
-}
-
-function compile(name: string, directory: string): Buffer {
+/** Compiles a program of ours so that it runs without libraries, in the guest and here. */
+export function compileProgram(name: 'agent' | 'stamps'): Buffer {
+  const directory = mkdtempSync(join(tmpdir(), 'secondsite-guest-program-'))
   const output = join(directory, name)
   const source = join(programDirectory, `${name}.c`)
-  execFileSync('cc', ['-static', '-O1', '-Wall', '-Wextra', '-o', output, source])
-  return readFileSync(output)
+  try {
+    execFileSync('cc', ['-static', '-O1', '-Wall', '-Wextra', '-o', output, source])
+    return readFileSync(output)
+  } finally {
+    rmSync(directory, { recursive: true, force: true })
+  }
 }
 
 function hostPrograms(): NamedEntry[] {

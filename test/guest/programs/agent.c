@@ -17,14 +17,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glob.h>
-#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/inotify.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
@@ -95,23 +93,20 @@ static void load_modules(void)
 	fclose(order);
 }
 
-/* The kernel makes the port's node after a talk with the device, some time after the driver was loaded. */
+/*
+ * The driver makes the port's node after a talk with the device, and lets it be opened some time after that; of the second
+ * step nothing tells. So it is tried, until the host's patience with the boot ends.
+ */
 static void open_port(void)
 {
-	char event[sizeof(struct inotify_event) + NAME_MAX + 1];
-	int watch = inotify_init1(IN_CLOEXEC);
-	if (watch < 0 || inotify_add_watch(watch, "/dev", IN_CREATE) < 0)
-		fail("inotify on /dev");
 	glob_t found;
-	while (glob("/dev/vport*p1", 0, NULL, &found) != 0) {
-		if (read(watch, event, sizeof event) <= 0)
-			fail("waiting for the control port");
+	while (port < 0) {
+		if (glob("/dev/vport*p1", 0, NULL, &found) == 0) {
+			port = open(found.gl_pathv[0], O_RDWR | O_CLOEXEC);
+			globfree(&found);
+		}
+		usleep(1000);
 	}
-	port = open(found.gl_pathv[0], O_RDWR | O_CLOEXEC);
-	if (port < 0)
-		fail(found.gl_pathv[0]);
-	globfree(&found);
-	close(watch);
 }
 
 static struct command *command_of(long number)
@@ -192,17 +187,12 @@ static ssize_t fill(struct lines *lines, int from)
 	return count;
 }
 
-static void power_off(void)
-{
-	sync();
-	reboot(RB_POWER_OFF);
-}
-
 static void read_requests(void)
 {
 	char line[LINE_BYTES_MAX + 1];
+	/* No sync: with the host its disks may have gone, and a sync would wait for them. */
 	if (fill(&requests, port) <= 0)
-		power_off();
+		reboot(RB_POWER_OFF);
 	while (next_line(&requests, line))
 		on_request(line);
 }
