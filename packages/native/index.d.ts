@@ -15,17 +15,26 @@ export declare function abandonTracked(handle: number): void
 /** Writes the entries of logs to an image, in order, and syncs it. */
 export declare function applyLogs(image: string, logs: Array<string>, isVerified: boolean): NativeApplyReport
 
+/** Puts a rule into force and returns its number. */
+export declare function armFault(rule: NativeFaultRule): number
+
 /** Begins a resynchronization at an exact cut. */
 export declare function beginTrackedResync(handle: number): void
 
 /** Builds a sealed log of the present content of `ranges` of a live disk. */
 export declare function buildTrackedBatch(handle: number, ranges: Array<number>, path: string, dataBytesMax: number): NativeBatch
 
+/** Forgets a list, ended or not. */
+export declare function closeLogEntries(handle: number): void
+
 /** Closes a live disk in order; its number is not used again. */
 export declare function closeTracked(handle: number): void
 
 /** Makes one log of consecutive ones; false when that saves too little. */
 export declare function coalesceTrackedLogs(handle: number, ids: Array<string>): boolean
+
+/** Compares a range of two disks and digests both in the same pass; writes nothing. */
+export declare function compareRange(source: string, replica: string, from: number, lengthBytes: number, options: NativeSyncOptions, digest: string, seed: string): NativeComparison
 
 /** Creates a sparse image that must not exist yet. */
 export declare function createImage(path: string, sizeBytes: number): void
@@ -39,8 +48,17 @@ export declare function digestImage(path: string, ranges: Array<number>, chunkBy
 /** 16 bytes a chunk of `ranges` of a live disk. */
 export declare function digestTracked(handle: number, ranges: Array<number>, chunkBytes: number, digest: string, seed: string, digestBytes: number): Uint8Array
 
+/** Takes a rule away; returns how often it struck. */
+export declare function disarmFault(number: number): number
+
 /** Writes a sealed log as strict [MS-HRL], which a Hyper-V reader accepts: no seals, zeros spelled out. */
 export declare function exportStrictLog(input: string, output: string): NativeExport
+
+/** Asks the rules about an operation of the engine's own; none when it may be carried out. */
+export declare function faultOf(path: string, operation: string, at: number, lengthBytes: number): NativeFault | null
+
+/** How often a rule has struck. */
+export declare function faultStrikes(number: number): number
 
 /** Ends a resynchronization: the candidates are equal. */
 export declare function finishTrackedResync(handle: number): void
@@ -76,6 +94,13 @@ export interface NativeBatch {
   nextOffset: number
 }
 
+/** What a comparison found, and the digests of both sides: 16 bytes a chunk. */
+export interface NativeComparison {
+  report: NativeSyncReport
+  sourceDigests: Uint8Array
+  replicaDigests: Uint8Array
+}
+
 /** A disk as found at a path. */
 export interface NativeDiskInfo {
   sizeBytes: number
@@ -90,6 +115,34 @@ export interface NativeDiskInfo {
 export interface NativeExport {
   entryCount: number
   logSizeBytes: number
+}
+
+/** Where an operation ends by a rule. */
+export interface NativeFault {
+  /** Bytes that are still carried out. */
+  permittedBytes: number
+  /** `EIO` or `ENOSPC`. */
+  error: string
+}
+
+/** A rule, as `packages/engine/src/testing` gives it. */
+export interface NativeFaultRule {
+  /** A file, or a folder with all below it. */
+  path: string
+  /** Only files whose path ends so. */
+  suffix: string
+  /** `open`, `read`, `write`, `sync` or `truncate`. */
+  operation: string
+  /** `EIO` or `ENOSPC`. */
+  error: string
+  /** First byte concerned. */
+  offset: number
+  /** Bytes concerned from there; 0 for all. */
+  lengthBytes: number
+  afterCalls: number
+  afterBytes: number
+  /** Operations to fail; 0 for all. */
+  times: number
 }
 
 /** What is wrong with a log, and where. */
@@ -161,6 +214,53 @@ export interface NativeLogStatistics {
   lastTimeMs: number
   /** Highest end of an entry on the disk. */
   diskEndOffset: number
+}
+
+/** What a server has done, one snapshot. */
+export interface NativeNbdCounters {
+  connectionCount: number
+  acceptedCount: number
+  refusedCount: number
+  breachCount: number
+  requestCount: number
+  errorCount: number
+  flushCount: number
+  readBytes: number
+  writtenBytes: number
+}
+
+/** A live disk to be offered. */
+export interface NativeNbdExport {
+  name: string
+  /** Of the live disk. */
+  handle: number
+  isReadOnly: boolean
+  description: string
+}
+
+/** How to start a server. */
+export interface NativeNbdOptions {
+  /** `unix:PATH` or `tcp:HOST:PORT`. */
+  listen: string
+  exports: Array<NativeNbdExport>
+  tls?: NativeNbdTls
+  spinUs: number
+  connectionCountMax: number
+}
+
+/** A running server. */
+export interface NativeNbdServer {
+  handle: number
+  /** As `listen`, the port filled in. */
+  address: string
+}
+
+/** The server's side of TLS: PEM files. */
+export interface NativeNbdTls {
+  certificatePath: string
+  keyPath: string
+  clientAuthorityPath?: string
+  isRequired: boolean
 }
 
 /** A live disk as opened. */
@@ -239,20 +339,31 @@ export interface NativeTrackedStatus {
   maxHoldNs: number
 }
 
+export declare function nbdCounters(handle: number): NativeNbdCounters
+
+/** The next entries, at most 4096; none at the end. Throws what stopped the list, after all that could be read. */
+export declare function nextLogEntries(handle: number): Array<NativeLogEntry>
+
+/** Begins to list the entries of a log of any state; a thread of the core walks it, two batches ahead at most. */
+export declare function openLogEntries(path: string): number
+
 /** Opens a disk and tracks it, recovering what a crash left. */
 export declare function openTracked(options: NativeOpenOptions): NativeOpenedDisk
 
 /** Says what is at a path, without changing it. */
 export declare function probeDisk(path: string): NativeDiskInfo
 
-/** Entries `first` to `first + countMax` of a sealed log. */
-export declare function readLogEntries(path: string, first: number, countMax: number): Array<NativeLogEntry>
-
 /** Deletes logs that the replica's image holds. */
 export declare function releaseTrackedLogs(handle: number, ids: Array<string>): void
 
 /** Remembers that a resynchronization is owed. */
 export declare function requireTrackedResync(handle: number, reason: string, isWholeDisk: boolean): void
+
+/** Serves live disks until it is stopped. */
+export declare function startNbd(options: NativeNbdOptions): NativeNbdServer
+
+/** Ends all connections, waiting for what they have begun; its number is not used again. */
+export declare function stopNbd(handle: number): void
 
 /** Compares a range of two disks by digests of chunks and copies what differs, unless `dryRun`. */
 export declare function syncRange(source: string, replica: string, from: number, lengthBytes: number, options: NativeSyncOptions): NativeSyncReport

@@ -773,29 +773,39 @@ if (
   }
 }
 
-const { abandonTracked, applyLogs, beginTrackedResync, buildTrackedBatch, closeTracked, coalesceTrackedLogs, createImage, cutTracked, digestImage, digestTracked, exportStrictLog, finishTrackedResync, flushDisk, foldTrackedLogs, inspectLog, isSameDisk, lockFile, openTracked, probeDisk, readLogEntries, releaseTrackedLogs, requireTrackedResync, syncRange, trackedCandidates, trackedDiscard, trackedFlush, trackedLogs, trackedRead, trackedStatus, trackedWrite, trackedWriteZeroes, trackedWritten, unlockFile, verifyLog, verifyLogChain } = nativeBinding
+const { abandonTracked, applyLogs, armFault, beginTrackedResync, buildTrackedBatch, closeLogEntries, closeTracked, coalesceTrackedLogs, compareRange, createImage, cutTracked, digestImage, digestTracked, disarmFault, exportStrictLog, faultOf, faultStrikes, finishTrackedResync, flushDisk, foldTrackedLogs, inspectLog, isSameDisk, lockFile, nbdCounters, nextLogEntries, openLogEntries, openTracked, probeDisk, releaseTrackedLogs, requireTrackedResync, startNbd, stopNbd, syncRange, trackedCandidates, trackedDiscard, trackedFlush, trackedLogs, trackedRead, trackedStatus, trackedWrite, trackedWriteZeroes, trackedWritten, unlockFile, verifyLog, verifyLogChain } = nativeBinding
 export { abandonTracked }
 export { applyLogs }
+export { armFault }
 export { beginTrackedResync }
 export { buildTrackedBatch }
+export { closeLogEntries }
 export { closeTracked }
 export { coalesceTrackedLogs }
+export { compareRange }
 export { createImage }
 export { cutTracked }
 export { digestImage }
 export { digestTracked }
+export { disarmFault }
 export { exportStrictLog }
+export { faultOf }
+export { faultStrikes }
 export { finishTrackedResync }
 export { flushDisk }
 export { foldTrackedLogs }
 export { inspectLog }
 export { isSameDisk }
 export { lockFile }
+export { nbdCounters }
+export { nextLogEntries }
+export { openLogEntries }
 export { openTracked }
 export { probeDisk }
-export { readLogEntries }
 export { releaseTrackedLogs }
 export { requireTrackedResync }
+export { startNbd }
+export { stopNbd }
 export { syncRange }
 export { trackedCandidates }
 export { trackedDiscard }

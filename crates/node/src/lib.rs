@@ -6,7 +6,6 @@
 mod disks;
 mod error;
 mod faults;
-mod faults;
 mod live;
 mod locks;
 mod logs;
