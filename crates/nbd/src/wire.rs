@@ -68,6 +68,9 @@ impl Socket {
 pub(crate) trait Sender: Send {
     /// Sends all of it.
     fn send_all(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    /// Ends the connection in both directions, which wakes who waits to receive.
+    fn cut_off(&self) {}
 }
 
 /// Both directions of a connection.
@@ -150,6 +153,10 @@ impl Sender for Plain {
     fn send_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         // write_all goes on after EINTR and fails at the first send that times out without moving a byte.
         self.write_all(bytes)
+    }
+
+    fn cut_off(&self) {
+        self.socket.shutdown(Shutdown::Both);
     }
 }
 

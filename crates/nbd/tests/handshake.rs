@@ -226,7 +226,8 @@ fn contexts_are_set_by_exact_name_and_have_ids_of_their_own() {
     let server = serve_export(folder.path(), Knowing(MemoryDevice::new("memory", MIB)));
     let mut client = Client::connect(&server);
     client.option(STRUCTURED_REPLY, &[]);
-    let replies = client.option(SET_META, &meta_data("disk", &["base:", "secondsite:dirty", "base:allocation"]));
+    let replies =
+        client.option(SET_META, &meta_data("disk", &["base:", "secondsite:dirty", "base:allocation"]));
     assert_eq!(context_names(&replies), ["base:allocation", "secondsite:dirty"]);
     assert_ne!(be32(&replies[0].data), be32(&replies[1].data));
     assert_eq!(context_names(&client.option(SET_META, &meta_data("disk", &[]))), [""; 0]);

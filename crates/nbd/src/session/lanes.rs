@@ -99,7 +99,9 @@ impl Second {
         let (give_back, back) = sync_channel(1);
         let work = move || {
             while let Ok(batch) = batches.recv() {
-                let result = executor.lock().run(&batch, &mut *sender);
+                let mut hang_up = HangUp { sender: &mut *sender, is_due: true };
+                let result = executor.lock().run(&batch, hang_up.sender);
+                hang_up.is_due = result.is_err();
                 if give_back.send((batch, result)).is_err() {
                     return;
                 }
@@ -107,6 +109,21 @@ impl Second {
         };
         let thread = std::thread::Builder::new().name("nbd-apply".into()).spawn(work).ok()?;
         Some(Self { to: Some(to), back, thread: Some(thread) })
+    }
+}
+
+/// Ends the connection when a batch failed or panicked: the first thread may be waiting for a request that a client
+/// without its answer never sends.
+struct HangUp<'s> {
+    sender: &'s mut dyn Sender,
+    is_due: bool,
+}
+
+impl Drop for HangUp<'_> {
+    fn drop(&mut self) {
+        if self.is_due {
+            self.sender.cut_off();
+        }
     }
 }
 
