@@ -27,7 +27,7 @@ describe('crates', () => {
   })
   const packages = (JSON.parse(metadata) as { packages: CargoPackage[] }).packages
 
-  it('import downwards only: node, disk, hrl', () => {
+  it('import downwards only: node, nbd, disk, hrl', () => {
     const edges = packages.flatMap((one) =>
       one.dependencies
         .filter((dependency) => dependency.name.startsWith('secondsite-') && dependency.kind === null)
@@ -35,8 +35,10 @@ describe('crates', () => {
     )
     expect(edges.sort()).toEqual([
       'secondsite-disk -> secondsite-hrl',
+      'secondsite-nbd -> secondsite-disk',
       'secondsite-node -> secondsite-disk',
       'secondsite-node -> secondsite-hrl',
+      'secondsite-node -> secondsite-nbd',
     ])
   })
 

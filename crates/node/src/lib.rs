@@ -9,5 +9,6 @@ mod faults;
 mod live;
 mod locks;
 mod logs;
+mod nbd;
 mod number;
 mod sealed;

@@ -324,7 +324,8 @@ pub fn tracked_flush(handle: u32) -> Result<AsyncTask<DiskTask>> {
     task(handle, Request::Flush)
 }
 
-fn live(handle: u32) -> Result<Arc<TrackedDisk>> {
+/// The live disk of a number.
+pub fn live(handle: u32) -> Result<Arc<TrackedDisk>> {
     let disk = DISKS.lock().get(&handle).cloned();
     disk.ok_or_else(|| bad_argument("handle", &format!("{handle} is not an open disk")))
 }

@@ -265,6 +265,41 @@ export const ERROR_TABLE = {
     'No machine of this name is protected here.',
     'List the machines; check the state directory.',
   ),
+  NBD_ADDRESS_IN_USE: final(
+    'inUse',
+    'Another server listens at the address, or a file that is no socket lies there.',
+    'Stop the server that listens there, or choose another address.',
+  ),
+  NBD_EXPORT_EXISTS: final(
+    'invalidParameter',
+    'Two exports have one name.',
+    'Choose another name for one of them.',
+  ),
+  NBD_EXPORT_NAME_INVALID: final(
+    'invalidParameter',
+    'The name of an export cannot be carried by the protocol.',
+    'Use at most 4096 bytes of UTF-8 without a zero byte.',
+  ),
+  NBD_EXPORT_NOT_FOUND: final(
+    'notAvailable',
+    'The server has no export of this name.',
+    'List the exports of the server; names are compared byte by byte.',
+  ),
+  NBD_LIMIT_INVALID: final(
+    'invalidParameter',
+    'A limit of a server is out of its range.',
+    'Leave it at its default, or keep to its range.',
+  ),
+  NBD_LISTEN_FAILED: final(
+    'failed',
+    'The operating system does not let us listen at the address.',
+    'Check that the folder or the address exists and may be used by this user.',
+  ),
+  NBD_TLS_INVALID: final(
+    'invalidParameter',
+    'A certificate or key cannot be read, or they do not fit together.',
+    'Give PEM files: a certificate chain, its private key, and the authority of the clients.',
+  ),
   NOT_IMPLEMENTED: final('notSupported', 'This part does not exist yet.', 'Look for it in a later version.'),
   OPTION_OUT_OF_RANGE: final(
     'invalidParameter',

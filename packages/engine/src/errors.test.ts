@@ -31,7 +31,7 @@ function nativeCodes(): Set<string> {
   // Reasons of a resynchronization are no errors; they stand in tracked/state.rs alone.
   const text = sources('crates', /src\/(?!tracked\/state).*\.rs$/).join('\n')
   return new Set(
-    [...text.matchAll(/(?:=>|failure\()\s*"([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)"/g)].map(
+    [...text.matchAll(/(?:=>|failure\(|&str =)\s*"([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)"/g)].map(
       (match) => match[1] ?? '',
     ),
   )

@@ -21,6 +21,7 @@ export type { DiskVerification, VerifyReport } from './protection/verification.j
 export type { Random } from './random.js'
 export type { ByteRange } from './ranges.js'
 export type { ReplicationHealth, ReplicationState } from './states.js'
+export type { NbdCounters, NbdExport, NbdOptions, NbdTls } from './track/nbd-export.js'
 export type { DiskRecovery, TrackedDisk } from './track/tracked-disk.js'
 export { formatBytes, formatDuration } from './units.js'
 export type { StepObserver } from './works.js'

@@ -10,7 +10,7 @@ import type { CompressionPolicy } from './pool/frame.js'
 import { transition } from './protection/machine.js'
 import type { PrimaryWork } from './protection/machine-context.js'
 import { toPairs } from './ranges.js'
-import { cutDisks } from './track/tracked-disk.js'
+import { cutDisks, exportDisks } from './track/tracked-disk.js'
 
 /** Called with the name of a step just before it. */
 export type StepObserver = (name: string) => Promise<void> | void
@@ -28,6 +28,7 @@ export function primaryWork(
       return (await pool.run('encodeFrame', args, { signal })).body
     },
     cut: (disks) => cutDisks(disks, pool),
+    exportNbd: (disks, options) => exportDisks(disks, options, pool),
     buildBatch: async ({ disk, ranges, path, dataBytesMax }) => {
       const args = [disk.handle, toPairs(ranges), path, dataBytesMax]
       const { log, nextOffset } = (await pool.run('native', {

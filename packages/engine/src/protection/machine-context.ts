@@ -10,6 +10,7 @@ import type { ByteRange } from '../ranges.js'
 import type { EncodeFrame } from '../ship/shipper.js'
 import type { ResyncStore } from '../store/resync-store.js'
 import type { StateStore } from '../store/state-store.js'
+import type { NbdExport, NbdOptions } from '../track/nbd-export.js'
 import type { TrackedDisk } from '../track/tracked-disk.js'
 import type { Transport } from '../transport/channel.js'
 import type { EventLog } from './events.js'
@@ -45,6 +46,7 @@ export interface PrimaryWork {
   readonly encode: EncodeFrame
   /** Rotates the logs of all disks as one cut; resolves when they are sealed and durable. */
   cut(disks: readonly TrackedDisk[]): Promise<void>
+  exportNbd(disks: readonly TrackedDisk[], options: NbdOptions): Promise<NbdExport>
   buildBatch(request: BatchRequest): Promise<Batch>
   /** 16 bytes a chunk. */
   digests(request: SourceDigestRequest): Promise<Uint8Array>

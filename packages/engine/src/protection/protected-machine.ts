@@ -10,6 +10,7 @@
 import { asSecondsiteError, type SecondsiteError } from '../errors.js'
 import type { ReplicationState } from '../states.js'
 import type { Machine } from '../store/state-schema.js'
+import type { NbdExport, NbdOptions } from '../track/nbd-export.js'
 import type { DiskRecovery, TrackedDisk } from '../track/tracked-disk.js'
 import { removeTrackingFiles } from '../track/tracking-files.js'
 import { Jobs } from './jobs.js'
@@ -189,6 +190,19 @@ export class ProtectedMachine {
     return this.verify({ ...options, repair: false })
   }
 
+  /**
+   * Exports all its disks to NBD clients at one address, each under its name, until the export or the machine is closed.
+   *
+   * @example
+   * await using nbd = await web01.exportNbd({ listen: 'unix:/run/web01.sock' })
+   * for (const disk of web01.disks) console.log(nbd.uri(disk))
+   * @throws {OPTION_OUT_OF_RANGE, NBD_ADDRESS_IN_USE, NBD_LISTEN_FAILED, NBD_TLS_INVALID}
+   */
+  async exportNbd(options: NbdOptions): Promise<NbdExport> {
+    this.#requireDisks()
+    return this.#context.work.exportNbd(this.#context.disks, options)
+  }
+
   /** State, health, counters, and what a failover now would lose. */
   async measure(): Promise<Measurement> {
     await this.#monitor.endInterval()
@@ -221,7 +235,7 @@ export class ProtectedMachine {
     this.#scheduler.disarm()
     await this.#jobs.close()
     await this.#scheduler.settled()
-    for (const disk of this.#context.disks) disk.abandon()
+    for (const disk of this.#context.disks) await disk.abandon()
   }
 
   /** Whether `disable` has been called. */

@@ -13,6 +13,7 @@ import {
   type NativeTrackedStatus,
 } from '../native/index.js'
 import type { WorkerPool } from '../pool/pool.js'
+import { NbdExport, type NbdOptions } from './nbd-export.js'
 import { type ByteRange, fromPairs } from '../ranges.js'
 import { checkSectorOffset } from '../units.js'
 
@@ -47,6 +48,7 @@ export class TrackedDisk {
   readonly recovery: DiskRecovery
   readonly #handle: number
   readonly #pool: WorkerPool
+  readonly #exports = new Set<NbdExport>()
 
   private constructor(options: TrackedDiskOptions, opened: OpenedDisk, pool: WorkerPool) {
     this.diskId = options.diskId
@@ -165,14 +167,38 @@ export class TrackedDisk {
     return fromPairs(native.trackedWritten(this.#handle, window.offset, window.lengthBytes))
   }
 
-  /** Closes the disk in order: everything durable, clean-close stamp last. */
+  /**
+   * Exports the disk to NBD clients, under its name, until the export or the disk is closed.
+   *
+   * @example
+   * await using nbd = await disk.exportNbd({ listen: 'unix:/run/web01.sock' })
+   * console.log(nbd.uri(disk)) // for qemu-system-x86_64 -drive file=URI,format=raw
+   * @throws {OPTION_OUT_OF_RANGE, NBD_ADDRESS_IN_USE, NBD_LISTEN_FAILED, NBD_TLS_INVALID}
+   */
+  exportNbd(options: NbdOptions): Promise<NbdExport> {
+    return exportDisks([this], options, this.#pool)
+  }
+
+  /** An export that ends with the disk. */
+  holdExport(nbd: NbdExport): void {
+    this.#exports.add(nbd)
+  }
+
+  /** Ends its exports, then closes the disk in order: everything durable, clean-close stamp last. */
   async close(): Promise<void> {
+    await this.#endExports()
     await this.#run('closeTracked')
   }
 
   /** Drops the disk as the death of the process would; for tests. */
-  abandon(): void {
+  async abandon(): Promise<void> {
+    await this.#endExports()
     native.abandonTracked(this.#handle)
+  }
+
+  async #endExports(): Promise<void> {
+    for (const nbd of this.#exports) await nbd.close()
+    this.#exports.clear()
   }
 
   #run(call: NativeCall, ...args: unknown[]): Promise<unknown> {
@@ -192,6 +218,17 @@ interface OpenedDisk {
 
 function checkedRange(offset: number, lengthBytes: number): [number, number] {
   return [checkSectorOffset(offset, 'offset'), checkSectorOffset(lengthBytes, 'lengthBytes')]
+}
+
+/** Exports several disks at one address, each under its name. */
+export async function exportDisks(
+  disks: readonly TrackedDisk[],
+  options: NbdOptions,
+  pool: WorkerPool,
+): Promise<NbdExport> {
+  const nbd = await NbdExport.start(disks, options, pool)
+  for (const disk of disks) disk.holdExport(nbd)
+  return nbd
 }
 
 /** Rotates the logs of several disks as one cut. */
