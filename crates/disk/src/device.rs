@@ -1,5 +1,6 @@
 //! A disk as a stack of layers: each layer is a [`BlockDevice`] over another one and adds one concern.
 
+use std::io::IoSlice;
 use std::path::Path;
 
 use crate::error::{DiskError, Place, Result};
@@ -51,11 +52,33 @@ pub trait BlockDevice: Send + Sync {
     /// DISK_OUT_OF_RANGE, DISK_READ_FAILED.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()>;
 
+    /// Fills `buffer` from `offset` if that takes no wait for the medium. False, and any content, when it would, or when
+    /// nobody knows: then [`read_at`](Self::read_at) in another thread does not keep the caller waiting.
+    ///
+    /// # Errors
+    /// As [`read_at`](Self::read_at).
+    fn read_cached(&self, _offset: u64, _buffer: &mut [u8]) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Writes `data` at `offset`. On an error any part may be written.
     ///
     /// # Errors
     /// DISK_OUT_OF_RANGE, DISK_READ_ONLY, DISK_FULL, DISK_WRITE_FAILED.
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()>;
+
+    /// Writes all slices one behind the other, from `offset` on. On an error any part may be written.
+    ///
+    /// # Errors
+    /// As [`write_at`](Self::write_at).
+    fn write_vectored_at(&self, offset: u64, slices: &[IoSlice<'_>]) -> Result<()> {
+        let mut at = offset;
+        for slice in slices {
+            self.write_at(at, slice)?;
+            at += slice.len() as u64;
+        }
+        Ok(())
+    }
 
     /// Makes a range read as zeros; space stays allocated unless `may_unmap`.
     ///

@@ -8,14 +8,14 @@
 //! way round. It belongs to the open file, so it ends with the process.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Advice, FallocateFlags, SeekFrom, fadvise, fallocate, seek};
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev};
 use secondsite_hrl::faults::rules::{FileOperation, permit, permitted};
 
 use crate::device::{BlockDevice, Extent, ExtentKind, check_range};
@@ -25,6 +25,9 @@ use crate::error::{DiskError, Place, Result};
 const QEMU_LOCK_START: i64 = 100;
 /// Zeros are written in pieces of this where they cannot be made otherwise.
 const ZERO_PIECE_BYTES: usize = 1 << 20;
+
+/// Most slices that one pwritev takes (IOV_MAX of Linux).
+const SLICES_MAX: usize = 1024;
 
 /// How to open a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,6 +195,26 @@ impl BlockDevice for FileDevice {
         read.map_err(|e| DiskError::ReadFailed(self.place(offset, buffer.len() as u64), e))
     }
 
+    fn read_cached(&self, offset: u64, buffer: &mut [u8]) -> Result<bool> {
+        check_range(self, offset, buffer.len() as u64)?;
+        let length = buffer.len();
+        if permitted(&self.path, FileOperation::Read, offset, length as u64).is_err() {
+            return Ok(false); // `read_at` meets the failure, and tells it.
+        }
+        let read = preadv2(&self.file, &mut [IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT);
+        // Part of it in memory, none of it, or a file system that does not know: all of that is a wait.
+        Ok(read.is_ok_and(|read| read == length))
+    }
+
+    fn write_vectored_at(&self, offset: u64, slices: &[IoSlice<'_>]) -> Result<()> {
+        let length_bytes = slices.iter().map(|slice| slice.len() as u64).sum();
+        self.check_write(offset, length_bytes)?;
+        let written = permitted(&self.path, FileOperation::Write, offset, length_bytes)
+            .map_err(|stopped| stopped.error)
+            .and_then(|()| write_all_vectored(&self.file, offset, slices));
+        written.map_err(|e| DiskError::write(self.place(offset, length_bytes), e))
+    }
+
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.check_write(offset, data.len() as u64)?;
         let written = match permitted(&self.path, FileOperation::Write, offset, data.len() as u64) {
@@ -250,6 +273,24 @@ impl BlockDevice for FileDevice {
         };
         Ok(Extent { offset, length_bytes: hole.max(offset + 512).min(end) - offset, kind: ExtentKind::Data })
     }
+}
+
+fn write_all_vectored(file: &File, mut offset: u64, slices: &[IoSlice<'_>]) -> io::Result<()> {
+    let mut slices = slices.to_vec();
+    let mut slices = slices.as_mut_slice();
+    IoSlice::advance_slices(&mut slices, 0); // Drops empty ones in front, so that 0 written means no progress.
+    while !slices.is_empty() {
+        match pwritev(file, &slices[..slices.len().min(SLICES_MAX)], offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                offset += written as u64;
+                IoSlice::advance_slices(&mut slices, written);
+            }
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Says what is at a path.

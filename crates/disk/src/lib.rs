@@ -18,6 +18,6 @@ pub use error::{DiskError, Place, Result};
 pub use file::{Access, DiskInfo, FileDevice, is_same_disk, probe};
 pub use sync::{DigestChoice, PairDigests, SyncOptions, SyncReport, compare_range, sync_range};
 pub use tracked::{
-    FlushMode, FsTrackFiles, LogFault, Mode, Opened, QueuedLog, Recovery, ResyncReason, TrackFiles,
-    TrackOptions, TrackedDisk, TrackedStatus, cut,
+    BatchAction, BatchRequest, FlushMode, FsTrackFiles, LogFault, Mode, Opened, QueuedLog, Recovery,
+    ResyncReason, TrackFiles, TrackOptions, TrackedDisk, TrackedStatus, cut,
 };

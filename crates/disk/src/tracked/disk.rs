@@ -1,21 +1,20 @@
 //! The tracked disk as a block device: one order for log and disk, and the flush that concurrent callers share.
 
+use std::io::IoSlice;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Condvar, Mutex};
-use secondsite_hrl::{HrlError, LogFile, Operation};
+use secondsite_hrl::{HrlError, LogFile};
 
+use super::batch::{BatchAction, BatchRequest};
 use super::files::{File, Names};
 use super::options::{FlushMode, TrackOptions};
-use super::order::{Order, PIECE_DATA_BYTES, PIECE_RANGE_BYTES, append_of, reason_of};
+use super::order::{Order, reason_of};
 use super::state::{QueuedLog, ResyncReason, TrackedStatus};
-use crate::device::{BlockDevice, Extent, check_range};
+use crate::device::{BlockDevice, Extent};
 use crate::error::{DiskError, Place, Result};
-
-/// Carries out a piece of a request on the disk: offset, length, data.
-type Execute<'a> = dyn Fn(u64, u64, &[u8]) -> Result<()> + 'a;
 
 /// A disk whose every write is in a log, or in the changed map.
 ///
@@ -29,8 +28,8 @@ pub struct TrackedDisk {
     /// Held by one slow operation at a time: cut, release, fold, resync, close.
     pub(crate) housekeeping: Mutex<()>,
     gate: FlushGate,
-    /// Longest request that the regions always have room for.
     piece_bytes_max: u64,
+    regions_max: u64,
     is_rotating: AtomicBool,
     pub(crate) is_closed: AtomicBool,
     me: Weak<TrackedDisk>,
@@ -51,6 +50,7 @@ impl TrackedDisk {
             options,
             names,
             piece_bytes_max: order.tracking.active.piece_bytes_max(),
+            regions_max: order.tracking.active.count_max(),
             order: Mutex::new(order),
             queue: Mutex::new(queue),
             housekeeping: Mutex::new(()),
@@ -101,38 +101,17 @@ impl TrackedDisk {
         self.options.disk_id
     }
 
-    /// Remembers and carries out a request, in pieces that regions and logs can hold.
-    fn carry_out(
-        &self,
-        operation: Operation,
-        offset: u64,
-        length_bytes: u64,
-        data: &[u8],
-        execute: &Execute<'_>,
-    ) -> Result<()> {
-        check_range(&*self.device, offset, length_bytes)?;
-        let piece_max = if data.is_empty() { PIECE_RANGE_BYTES } else { PIECE_DATA_BYTES };
-        let piece_max = piece_max.min(self.piece_bytes_max);
-        let mut done = 0;
-        while done < length_bytes {
-            let (at, length) = (offset + done, piece_max.min(length_bytes - done));
-            let data = if data.is_empty() { data } else { &data[done as usize..(done + length) as usize] };
-            let now = self.options.now();
-            let mut order = self.order.lock();
-            self.check_open()?;
-            order.remember(&append_of(operation, at, length, data, now), &self.options);
-            if let Err(e) = execute(at, length, data) {
-                order.note_disk_failure(at, length);
-                return Err(e);
-            }
-            self.options.step("written");
-            self.rotate_when_due(&mut order, now);
-            done += length;
-        }
-        Ok(())
+    /// Longest piece of a request that the regions always have room for.
+    pub(crate) fn piece_bytes_max(&self) -> u64 {
+        self.piece_bytes_max
     }
 
-    fn check_open(&self) -> Result<()> {
+    /// Most regions that one step may touch.
+    pub(crate) fn regions_max(&self) -> u64 {
+        self.regions_max
+    }
+
+    pub(crate) fn check_open(&self) -> Result<()> {
         if self.is_closed.load(Ordering::Acquire) {
             return Err(DiskError::Busy(Place::whole(self.device.path()), "it is closed".into()));
         }
@@ -140,7 +119,7 @@ impl TrackedDisk {
     }
 
     /// Rotates a log that has grown too long; the rest of the work is another thread's.
-    fn rotate_when_due(&self, order: &mut Order, now: u64) {
+    pub(crate) fn rotate_when_due(&self, order: &mut Order, now: u64) {
         if !order.is_rotation_due(&self.options) {
             return;
         }
@@ -274,20 +253,32 @@ impl BlockDevice for TrackedDisk {
         self.device.read_at(offset, buffer)
     }
 
+    fn read_cached(&self, offset: u64, buffer: &mut [u8]) -> Result<bool> {
+        self.device.read_cached(offset, buffer)
+    }
+
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        let execute = |at, _, data: &[u8]| self.device.write_at(at, data);
-        self.carry_out(Operation::Write, offset, data.len() as u64, data, &execute)
+        self.write_one(offset, BatchAction::Write(data))
+    }
+
+    fn write_vectored_at(&self, offset: u64, slices: &[IoSlice<'_>]) -> Result<()> {
+        let mut at = offset;
+        let requests: Vec<_> = slices
+            .iter()
+            .map(|slice| {
+                at += slice.len() as u64;
+                BatchRequest::new(at - slice.len() as u64, BatchAction::Write(slice))
+            })
+            .collect();
+        self.write_batch(&requests).into_iter().collect()
     }
 
     fn write_zeroes(&self, offset: u64, length_bytes: u64, may_unmap: bool) -> Result<()> {
-        let operation = if may_unmap { Operation::Discard } else { Operation::WriteZeroes };
-        let execute = |at, length, _: &[u8]| self.device.write_zeroes(at, length, may_unmap);
-        self.carry_out(operation, offset, length_bytes, &[], &execute)
+        self.write_one(offset, BatchAction::WriteZeroes { length_bytes, may_unmap })
     }
 
     fn discard(&self, offset: u64, length_bytes: u64) -> Result<()> {
-        let execute = |at, length, _: &[u8]| self.device.discard(at, length);
-        self.carry_out(Operation::Discard, offset, length_bytes, &[], &execute)
+        self.write_one(offset, BatchAction::Discard { length_bytes })
     }
 
     fn flush(&self) -> Result<()> {

@@ -9,7 +9,8 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `order` | what the order lock guards; the write path |
+//! | `batch` | requests into steps, and steps into log and disk: the write path |
+//! | `order` | what the order lock guards |
 //! | `disk` | [`TrackedDisk`] as a block device; flush |
 //! | `cut` | rotation of the logs of several disks at one instant; sealing outside of the lock |
 //! | `queue` | sealed logs that wait to be released; coalescing |
@@ -20,6 +21,7 @@
 //! Locks, in this order: housekeeping (one slow operation at a time), order (never held over a sync, but for the
 //! activation of regions and for making room among them), queue.
 
+mod batch;
 mod bits;
 mod close;
 mod cut;
@@ -39,6 +41,7 @@ mod resync;
 mod scan;
 mod state;
 
+pub use batch::{BatchAction, BatchRequest};
 pub use cut::cut;
 pub use disk::TrackedDisk;
 pub use file::CHUNK_BYTES;

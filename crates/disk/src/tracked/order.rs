@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use secondsite_hrl::{Append, HrlError, LogWriter, Operation};
+use secondsite_hrl::{Append, HrlError, LogWriter};
 
 use super::bits::SparseBits;
 use super::file::Tracking;
@@ -85,21 +85,15 @@ impl Order {
         }
     }
 
-    /// Remembers a request, before it is carried out on the disk. It cannot fail: what no log takes the map takes.
-    pub(crate) fn remember(&mut self, append: &Append<'_>, options: &TrackOptions) {
-        self.write_count += 1;
-        self.written_bytes += append.length_bytes;
-        self.make_active(append.offset, append.length_bytes);
+    /// Remembers requests, before they are carried out on the disk. It cannot fail: what no log takes the map takes.
+    pub(crate) fn remember(&mut self, appends: &[Append<'_>], options: &TrackOptions) {
+        self.write_count += appends.len() as u64;
+        self.written_bytes += appends.iter().map(|append| append.length_bytes).sum::<u64>();
+        self.make_active(appends);
         options.step("activated");
-        let chunks = self.tracking.chunks(append.offset, append.length_bytes);
-        match self.log.as_mut().map(|log| log.append(append)) {
+        match self.log.as_mut().map(|log| log.append(appends)) {
             Some(Ok(())) => {
-                if !self.written.contains(chunks.clone()) {
-                    self.written.set(chunks.clone(), |_| ());
-                }
-                if !self.in_log.contains(chunks.clone()) {
-                    self.in_log.set(chunks, |_| ());
-                }
+                appends.iter().for_each(|append| self.note_written(append));
                 options.step("logged");
                 return;
             }
@@ -107,8 +101,17 @@ impl Order {
             None => {}
         }
         self.is_unlogged_dirty = true;
-        self.tracking.change(append.offset, append.length_bytes);
+        appends.iter().for_each(|append| self.tracking.change(append.offset, append.length_bytes));
         options.step("mapped");
+    }
+
+    fn note_written(&mut self, append: &Append<'_>) {
+        let chunks = self.tracking.chunks(append.offset, append.length_bytes);
+        for bits in [&mut self.written, &mut self.in_log] {
+            if !bits.contains(chunks.clone()) {
+                bits.set(chunks.clone(), |_| ());
+            }
+        }
     }
 
     /// A request failed on the disk after it was logged: the replica would get what the guest was told is not there.
@@ -127,9 +130,14 @@ impl Order {
         }
     }
 
-    fn make_active(&mut self, offset: u64, length_bytes: u64) {
-        while !self.tracking.active.touch(offset, length_bytes) {
-            match self.tracking.active.missing(offset, length_bytes) {
+    /// All at once: making room for one must not clean the regions of another that is not written yet.
+    fn make_active(&mut self, appends: &[Append<'_>]) {
+        let active = |order: &mut Self, append: &Append<'_>| {
+            order.tracking.active.touch(append.offset, append.length_bytes)
+        };
+        while !appends.iter().all(|append| active(self, append)) {
+            let ranges: Vec<_> = appends.iter().map(|append| (append.offset, append.length_bytes)).collect();
+            match self.tracking.active.missing(&ranges) {
                 Some(missing) => self.tracking.activate(&missing),
                 None => self.make_room(),
             }
@@ -212,13 +220,13 @@ impl Order {
 }
 
 impl OpenLog {
-    fn append(&mut self, append: &Append<'_>) -> Result<(), HrlError> {
+    fn append(&mut self, appends: &[Append<'_>]) -> Result<(), HrlError> {
         if self.writer.entry_count() >= ENTRIES_HARD_MAX {
             let reason = format!("{ENTRIES_HARD_MAX} entries and no next log");
             let place = secondsite_hrl::Place { path: self.path.clone(), offset: 0, reason };
             return Err(HrlError::LimitExceeded(place));
         }
-        self.writer.append(std::slice::from_ref(append))
+        self.writer.append(appends)
     }
 }
 
@@ -240,15 +248,4 @@ pub(crate) fn reason_of(error: &HrlError) -> ResyncReason {
         HrlError::ChainGap(_) | HrlError::ChainFork(_) => ResyncReason::ChainBroken,
         _ => ResyncReason::LogDamaged,
     }
-}
-
-/// The request that zeroes or discards a range, or writes data.
-pub(crate) fn append_of<'a>(
-    operation: Operation,
-    offset: u64,
-    length_bytes: u64,
-    data: &'a [u8],
-    time_ns: u64,
-) -> Append<'a> {
-    Append { operation, offset, length_bytes, data, time_ns }
 }

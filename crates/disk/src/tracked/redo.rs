@@ -10,9 +10,9 @@ use crate::device::BlockDevice;
 use crate::error;
 
 /// After the death of a process at most the batch in flight is not on the disk: entries looked at, from the end...
-const REDONE_ENTRIES: u64 = 1024;
+pub(crate) const REDONE_ENTRIES: u64 = 1024;
 /// ...and their bytes; both far more than one request holds.
-const REDONE_BYTES: u64 = 128 << 20;
+pub(crate) const REDONE_BYTES: u64 = 128 << 20;
 const _: () = assert!(REDONE_BYTES > 2 * super::order::PIECE_DATA_BYTES);
 
 /// Carries out one entry.

@@ -12,7 +12,7 @@
 //! **Neighbours.** An activation costs a sync, so the eight regions of the aligned group come along where the bound
 //! leaves room: 42 syncs instead of 2048 for 8 GiB of random writes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::bits::{BITS_BYTES, SECTOR_BITS, SectorBits};
@@ -53,6 +53,11 @@ impl ActiveRegions {
         (self.active_count_max as u64 / 2 - 1) * REGION_BYTES
     }
 
+    /// The bound.
+    pub(crate) fn count_max(&self) -> u64 {
+        self.active_count_max as u64
+    }
+
     /// Whether it is time to clean: three quarters of the bound are reached.
     pub(crate) fn is_crowded(&self) -> bool {
         self.regions.len() > self.active_count_max * 3 / 4
@@ -84,24 +89,19 @@ impl ActiveRegions {
         })
     }
 
-    /// The regions to activate so that a range can be written: those it touches, and their neighbours while there
-    /// is room. `None` when even those it touches do not fit: clean first.
-    pub(crate) fn missing(&self, offset: u64, length_bytes: u64) -> Option<Vec<u64>> {
-        let touched = regions_of(offset, length_bytes);
-        let mut missing: Vec<u64> = touched.clone().filter(|r| !self.regions.contains_key(r)).collect();
-        let mut room = self.active_count_max.checked_sub(self.regions.len() + missing.len())?;
-        if missing.is_empty() {
-            return Some(missing);
-        }
-        let group =
-            touched.start / GROUP * GROUP..(touched.end.div_ceil(GROUP) * GROUP).min(self.region_count);
-        for region in group.filter(|r| !touched.contains(r) && !self.regions.contains_key(r)) {
-            if room == 0 {
-                break;
-            }
-            room -= 1;
-            missing.push(region);
-        }
+    /// The regions to activate so that ranges can be written: those they touch, and their neighbours while there is
+    /// room. `None` when even those they touch do not fit: clean first.
+    pub(crate) fn missing(&self, ranges: &[(u64, u64)]) -> Option<Vec<u64>> {
+        let touched: BTreeSet<u64> =
+            ranges.iter().flat_map(|&(offset, length_bytes)| regions_of(offset, length_bytes)).collect();
+        let is_missing = |region: &u64| !self.regions.contains_key(region);
+        let mut missing: Vec<u64> = touched.iter().copied().filter(is_missing).collect();
+        let room = self.active_count_max.checked_sub(self.regions.len() + missing.len())?;
+        let groups: BTreeSet<u64> = missing.iter().map(|region| region / GROUP).collect();
+        let neighbours = groups.into_iter().flat_map(|group| group * GROUP..(group + 1) * GROUP);
+        let is_new =
+            |region: &u64| *region < self.region_count && !touched.contains(region) && is_missing(region);
+        missing.extend(neighbours.filter(is_new).take(room));
         Some(missing)
     }
 
@@ -153,7 +153,7 @@ mod tests {
     fn a_first_write_takes_the_aligned_neighbours_along() {
         let mut active = ActiveRegions::new(DISK);
         assert!(!active.touch(9 * REGION_BYTES + 512, 512));
-        let mut missing = active.missing(9 * REGION_BYTES + 512, 512).unwrap();
+        let mut missing = active.missing(&[(9 * REGION_BYTES + 512, 512)]).unwrap();
         missing.sort_unstable();
         assert_eq!(missing, (8..16).collect::<Vec<_>>());
         active.activate(&missing);
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn neighbours_end_with_the_disk() {
         let active = ActiveRegions::new(3 * REGION_BYTES + 512);
-        let mut missing = active.missing(REGION_BYTES, 512).unwrap();
+        let mut missing = active.missing(&[(REGION_BYTES, 512)]).unwrap();
         missing.sort_unstable();
         assert_eq!(missing, [0, 1, 2, 3]);
     }
@@ -174,11 +174,11 @@ mod tests {
         let mut active = ActiveRegions::new(DISK);
         active.activate(&(0..ACTIVE_REGIONS_MAX as u64 - 1).collect::<Vec<_>>());
         let far = 4000 * REGION_BYTES;
-        assert_eq!(active.missing(far, 512), Some(vec![4000]));
-        assert_eq!(active.missing(far, REGION_BYTES + 512), None, "two do not fit");
+        assert_eq!(active.missing(&[(far, 512)]), Some(vec![4000]));
+        assert_eq!(active.missing(&[(far, REGION_BYTES + 512)]), None, "two do not fit");
         active.activate(&[4000]);
-        assert_eq!(active.missing(5000 * REGION_BYTES, 512), None);
-        assert_eq!(active.missing(far, 512), Some(vec![]), "what is active needs no room");
+        assert_eq!(active.missing(&[(5000 * REGION_BYTES, 512)]), None);
+        assert_eq!(active.missing(&[(far, 512)]), Some(vec![]), "what is active needs no room");
     }
 
     #[test]
