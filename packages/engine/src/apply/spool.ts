@@ -10,6 +10,7 @@ import { closeSync, fsyncSync, mkdirSync, openSync, rmSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fromSystemError } from '../errors.js'
+import { permit } from '../native/faults.js'
 
 /** A log on its way in. */
 export interface SpooledLog {
@@ -42,7 +43,7 @@ export class Spool {
 
   /** Makes the files of a log, empty, where they are not there yet. */
   prepare(paths: SpoolPaths): void {
-    for (const path of [paths.log, paths.index]) closeSync(guarded(path, 'create', () => openSync(path, 'a')))
+    for (const path of [paths.log, paths.index]) guarded(path, 'create', () => createFile(path))
   }
 
   /** Makes what was written to both files durable; the disk is waited for in another thread. */
@@ -54,7 +55,10 @@ export class Spool {
   syncDirectory(): void {
     const folder = openSync(this.#directory, 'r')
     try {
-      guarded(this.#directory, 'sync', () => fsyncSync(folder))
+      guarded(this.#directory, 'sync', () => {
+        permit(this.#directory, 'sync')
+        fsyncSync(folder)
+      })
     } finally {
       closeSync(folder)
     }
@@ -67,8 +71,14 @@ export class Spool {
   }
 }
 
+function createFile(path: string): void {
+  permit(path, 'open')
+  closeSync(openSync(path, 'a'))
+}
+
 async function syncFile(path: string): Promise<void> {
   try {
+    permit(path, 'sync')
     const file = await open(path, 'r+')
     await file.datasync().finally(() => file.close())
   } catch (error) {

@@ -4,6 +4,7 @@
 
 import { closeSync, openSync, readSync, writeSync } from 'node:fs'
 import { fromSystemError, SecondsiteError } from '../errors.js'
+import { FileFaultError, permit } from '../native/faults.js'
 import { checkOffset } from '../units.js'
 import {
   type Codec,
@@ -78,6 +79,7 @@ export function decodeFrameTo({ body, path, offset, rawBytes }: DecodeFrameArgs)
 
 function readSlice(path: string, offset: number, bytes: Uint8Array): void {
   withFile(path, 'r', 'read', (file) => {
+    permit(path, 'read', offset, bytes.length)
     let filled = 0
     while (filled < bytes.length) {
       const read = readSync(file, bytes, filled, bytes.length - filled, offset + filled)
@@ -89,11 +91,22 @@ function readSlice(path: string, offset: number, bytes: Uint8Array): void {
 
 function writeSlice(path: string, offset: number, bytes: Uint8Array): void {
   withFile(path, 'r+', 'write', (file) => {
-    let written = 0
-    while (written < bytes.length) {
-      written += writeSync(file, bytes, written, bytes.length - written, offset + written)
+    try {
+      permit(path, 'write', offset, bytes.length)
+    } catch (error) {
+      // The part before a failure reaches the disk.
+      if (error instanceof FileFaultError) writeAll(file, offset, bytes.subarray(0, error.permittedBytes))
+      throw error
     }
+    writeAll(file, offset, bytes)
   })
+}
+
+function writeAll(file: number, offset: number, bytes: Uint8Array): void {
+  let written = 0
+  while (written < bytes.length) {
+    written += writeSync(file, bytes, written, bytes.length - written, offset + written)
+  }
 }
 
 function withFile<Result>(
@@ -103,6 +116,7 @@ function withFile<Result>(
   use: (file: number) => Result,
 ): Result {
   try {
+    permit(path, 'open')
     const file = openSync(path, flags)
     try {
       return use(file)

@@ -10,6 +10,7 @@
 
 import Database from 'libsql'
 import { type ErrorCode, SecondsiteError } from '../errors.js'
+import { FileFaultError, permit } from '../native/faults.js'
 
 type Connection = InstanceType<typeof Database>
 type Row = Record<string, unknown>
@@ -88,25 +89,39 @@ class CodedStatement {
   readonly #place: DatabasePlace
   readonly #statement: RawStatement
   readonly #isRollback: boolean
+  readonly #operation: 'read' | 'write'
 
   constructor(place: DatabasePlace, statement: RawStatement, sql: string) {
     this.#place = place
     this.#isRollback = /^\s*rollback\s*;?\s*$/i.test(sql)
     this.#statement = statement
     this.reader = statement.reader
+    // Not by `reader`, which says of every statement that it returns rows.
+    this.#operation = /^\s*(select|pragma)\b/i.test(sql) ? 'read' : 'write'
   }
 
   all(parameters: readonly unknown[]): unknown[] {
-    return coded(this.#place, () => this.#statement.all(parameters.map(bindable)))
+    return coded(this.#place, () => {
+      this.#permit()
+      return this.#statement.all(parameters.map(bindable))
+    })
   }
 
   run(parameters: readonly unknown[]): { changes: number; lastInsertRowid: number } {
     try {
-      return coded(this.#place, () => this.#statement.run(parameters.map(bindable)))
+      return coded(this.#place, () => {
+        this.#permit()
+        return this.#statement.run(parameters.map(bindable))
+      })
     } catch (error) {
       if (!this.#isRollback || !/no transaction is active/.test(String(error))) throw error
       return { changes: 0, lastInsertRowid: 0 }
     }
+  }
+
+  /** A statement counts as one byte. Taking back needs no space, and SQLite does it by itself where the disk fails. */
+  #permit(): void {
+    if (!this.#isRollback) permit(this.#place.path, this.#operation, 0, 1)
   }
 
   *iterate(parameters: readonly unknown[]): IterableIterator<unknown> {
@@ -135,13 +150,19 @@ function coded<Result>(place: DatabasePlace, action: () => Result): Result {
 function codedError(place: DatabasePlace, error: unknown): unknown {
   if (error instanceof TypeError || error instanceof SecondsiteError || !(error instanceof Error))
     return error
-  const reason = 'code' in error ? String(error.code) : 'SQLITE_CANTOPEN'
+  const reason = reasonOf(error)
   const message = `database ${place.path}: ${error.message}`
   return new SecondsiteError(codeOf(reason, place), {
     message,
     details: { path: place.path, reason },
     cause: error,
   })
+}
+
+/** A rule fails a statement the way SQLite says that the disk below it failed. */
+function reasonOf(error: Error): string {
+  if (error instanceof FileFaultError) return error.code === 'ENOSPC' ? 'SQLITE_FULL' : 'SQLITE_IOERR'
+  return 'code' in error ? String(error.code) : 'SQLITE_CANTOPEN'
 }
 
 function codeOf(reason: string, place: DatabasePlace): ErrorCode {
