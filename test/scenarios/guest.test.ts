@@ -180,5 +180,5 @@ describe('a guest on a tracked disk', () => {
     expect(await protecting.stop()).toEqual({ state: 'Replicating', resyncReason: null })
     place.expectEqual(['os.raw'])
     await expectUsable([{ image: place.path('replica/os.raw.raw'), atLeast: last }])
-  }, 300_000)
+  }, 900_000)
 })
