@@ -150,7 +150,10 @@ impl TrackedDisk {
         let id = log.sealed.id;
         self.queue.lock().push(log);
         let mut order = self.order.lock();
-        order.sealing.retain(|sealing| sealing.number != number);
+        if let Some(at) = order.sealing.iter().position(|sealing| sealing.number == number) {
+            let sealed = order.sealing.remove(at);
+            order.unreleased.insert(number, sealed.ranges);
+        }
         order.tracking.header.last_id = id;
         order.tracking.write_header();
         if order.log.is_some() && order.tracking.active.is_crowded() {

@@ -14,6 +14,7 @@
 //! | `disk` | [`TrackedDisk`] as a block device; flush |
 //! | `cut` | rotation of the logs of several disks at one instant; sealing outside of the lock |
 //! | `queue` | sealed logs that wait to be released; coalescing |
+//! | `dirty` | what was written since the last acknowledged cut |
 //! | `resync` | folding logs into the map, candidates, the end of a resynchronization |
 //! | `open`, `recover`, `scan`, `redo`; `close` | recovery; the clean end |
 //! | `file`, `header`, `bits`, `regions` | the tracking file |
@@ -25,6 +26,7 @@ mod batch;
 mod bits;
 mod close;
 mod cut;
+mod dirty;
 mod disk;
 pub mod faults;
 mod file;

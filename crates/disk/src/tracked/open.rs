@@ -20,6 +20,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::bits::SparseBits;
 use super::cut::new_log;
+use super::dirty::Unreleased;
 use super::disk::TrackedDisk;
 use super::file::{Loaded, Tracking};
 use super::files::{Names, file_error};
@@ -52,13 +53,24 @@ impl TrackedDisk {
         }
         opening.settle()?;
         let Opening {
-            tracking, recovery, redone_bytes, queue, open, next, given_up, unused, covered, ..
+            tracking,
+            recovery,
+            redone_bytes,
+            queue,
+            open,
+            next,
+            given_up,
+            unused,
+            covered,
+            unreleased,
+            ..
         } = opening;
         let mut order = Order::new(tracking, open);
         order.next = next;
         order.given_up = given_up;
         order.written = covered.clone();
         order.in_log = covered;
+        order.unreleased = unreleased;
         let disk = Self::assemble(device.clone(), options, names, order, queue, lock);
         disk.check_tracking()?;
         unused.iter().try_for_each(|number| disk.remove_log(&disk.names.log(*number)))?;
@@ -85,6 +97,8 @@ pub(super) struct Opening<'o> {
     pub(super) unused: Vec<u64>,
     /// Chunks of the open log.
     pub(super) covered: SparseBits,
+    /// Chunks of the sealed logs.
+    pub(super) unreleased: Unreleased,
 }
 
 impl<'o> Opening<'o> {
@@ -130,6 +144,7 @@ impl<'o> Opening<'o> {
             given_up,
             unused: Vec::new(),
             covered,
+            unreleased: Unreleased::default(),
         };
         opening.tracking.sync();
         opening.tracking.active.limit(options.active_region_count_max);

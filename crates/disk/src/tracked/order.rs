@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use secondsite_hrl::{Append, HrlError, LogWriter};
 
 use super::bits::SparseBits;
+use super::dirty::Unreleased;
 use super::file::Tracking;
 use super::files::File;
 use super::options::TrackOptions;
@@ -50,6 +51,8 @@ pub(crate) struct Order {
     /// The next log, empty and durable.
     pub(crate) next: Option<OpenLog>,
     pub(crate) sealing: Vec<Sealing>,
+    /// Chunks of each sealed log that was not released, by its number.
+    pub(crate) unreleased: Unreleased,
     /// Logs that were given up and wait to be deleted, once the disk is synced.
     pub(crate) given_up: Vec<u64>,
     /// Chunks written since the last cut; they cover the open log.
@@ -73,6 +76,7 @@ impl Order {
             log,
             next: None,
             sealing: Vec::new(),
+            unreleased: Unreleased::default(),
             given_up: Vec::new(),
             written: SparseBits::default(),
             in_log: SparseBits::default(),

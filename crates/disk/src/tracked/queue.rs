@@ -34,6 +34,8 @@ impl TrackedDisk {
             header.floor_sequence = header.floor_sequence.max(last.sealed.next_sequence);
             let next = self.number_of(last).map_or(header.first_number, |number| number + 1);
             header.first_number = header.first_number.max(next);
+            let first_number = header.first_number;
+            order.unreleased.release_through(first_number.saturating_sub(1));
             order.tracking.write_header();
         }
         self.sync_tracking();

@@ -101,12 +101,15 @@ impl Opening<'_> {
         }
         if self.is_leftover(number) {
             self.given_up.push(number); // Its ranges are in the map, or on the replica.
-        } else if damage.is_some() || chain.damaged.is_some() {
-            let mut ranges = SparseBits::default();
-            let known = add_ranges_of_sealed(reader, &mut ranges, self.tracking.chunk_count()).is_ok();
+            return;
+        }
+        let mut ranges = SparseBits::default();
+        let read = add_ranges_of_sealed(reader, &mut ranges, self.tracking.chunk_count());
+        if damage.is_some() || read.is_err() || chain.damaged.is_some() {
             let reason = damage.as_ref().map_or(ResyncReason::LogDamaged, reason_of);
-            chain.break_at(number, reason, known.then_some(ranges));
+            chain.break_at(number, reason, read.is_ok().then_some(ranges));
         } else {
+            self.unreleased.insert(number, ranges);
             chain.sealed.push((number, log));
         }
     }
@@ -214,7 +217,10 @@ impl Opening<'_> {
         let OpenLog { number, path, writer } = left.log;
         let cut_time_ns = writer.last_time_ns();
         match writer.seal(cut_time_ns) {
-            Ok(sealed) => chain.push((number, QueuedLog { path, sealed, cut_time_ns })),
+            Ok(sealed) => {
+                self.unreleased.insert(number, left.ranges);
+                chain.push((number, QueuedLog { path, sealed, cut_time_ns }));
+            }
             Err(e) => {
                 self.tracking.change_bits(&left.ranges);
                 self.given_up.push(number);

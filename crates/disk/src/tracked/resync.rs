@@ -45,6 +45,7 @@ impl TrackedDisk {
             order.tracking.write_header();
             let numbers = queue.iter().filter_map(|log| self.number_of(log));
             order.given_up.extend(numbers);
+            order.unreleased.release_through(u64::MAX); // It is in the map now.
         }
         self.queue.lock().clear();
         self.sync_tracking();
@@ -203,7 +204,7 @@ impl TrackedDisk {
 }
 
 /// Runs of chunks as ranges inside of a window.
-fn clip(bits: &SparseBits, offset: u64, length_bytes: u64) -> Vec<(u64, u64)> {
+pub(super) fn clip(bits: &SparseBits, offset: u64, length_bytes: u64) -> Vec<(u64, u64)> {
     let end = offset + length_bytes;
     let chunks = offset / CHUNK_BYTES..end.div_ceil(CHUNK_BYTES);
     let ranges = bits.runs_in(chunks).into_iter().filter_map(|run| {
