@@ -67,6 +67,9 @@ export interface EngineOptions {
   readonly step?: StepObserver
 }
 
+/** Logs, batches and images are named after the disk; a file system takes 255 bytes. */
+const DISK_NAME_BYTES_MAX = 200
+
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/
 
 export class Engine implements AsyncDisposable {
@@ -209,6 +212,7 @@ export class Engine implements AsyncDisposable {
         sizeBytes: native.probeDisk(full).sizeBytes,
       }
     })
+    for (const { path } of disks) refuseLongName(basename(path))
     for (const [index, disk] of disks.entries()) this.#refuseTwice(disks.slice(0, index), disk)
     return disks
   }
@@ -324,6 +328,11 @@ export class Engine implements AsyncDisposable {
     }
     await this.#store.removeMachine(change)
   }
+}
+
+function refuseLongName(name: string): void {
+  if (Buffer.byteLength(name) <= DISK_NAME_BYTES_MAX) return
+  throw badRequest('disks', name, `file names of at most ${DISK_NAME_BYTES_MAX} bytes`)
 }
 
 function badRequest(path: string, value: string, range: string): SecondsiteError {
