@@ -40,8 +40,16 @@ pub trait BlockDevice: Send + Sync {
     /// The name shown in errors.
     fn path(&self) -> &Path;
 
-    /// Size in bytes, a multiple of 512.
+    /// Size in bytes, a multiple of 512. It may grow, see [`refresh_size`](Self::refresh_size).
     fn size_bytes(&self) -> u64;
+
+    /// Looks at the medium's size again. From then on a larger one is the size of this disk; a smaller one is only told.
+    ///
+    /// # Errors
+    /// DISK_READ_FAILED, DISK_SIZE_UNALIGNED.
+    fn refresh_size(&self) -> Result<u64> {
+        Ok(self.size_bytes())
+    }
 
     /// Unit of atomic writes of the medium: 512 or 4096.
     fn sector_size_bytes(&self) -> u32;

@@ -12,7 +12,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::{Advice, FallocateFlags, SeekFrom, fadvise, fallocate, seek};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev};
@@ -61,6 +61,8 @@ pub struct FileDevice {
     file: File,
     path: PathBuf,
     info: DiskInfo,
+    /// The size, which may grow.
+    size_bytes: AtomicU64,
     is_read_only: bool,
     is_poisoned: AtomicBool,
 }
@@ -81,7 +83,7 @@ impl FileDevice {
         if access == Access::Exclusive {
             lock_image(path, &file)?;
         }
-        Ok(Self { file, path: path.to_path_buf(), info, is_read_only, is_poisoned: AtomicBool::new(false) })
+        Ok(Self::over(path, file, info, is_read_only))
     }
 
     /// Creates a sparse image that must not exist yet.
@@ -100,18 +102,18 @@ impl FileDevice {
         let sized = permit(path, FileOperation::Truncate).and_then(|()| file.set_len(size_bytes));
         sized.map_err(|e| DiskError::write(Place::whole(path), e))?;
         let info = info_of(path, &file)?;
-        Ok(Self {
-            file,
-            path: path.to_path_buf(),
-            info,
-            is_read_only: false,
-            is_poisoned: AtomicBool::new(false),
-        })
+        Ok(Self::over(path, file, info, false))
+    }
+
+    fn over(path: &Path, file: File, info: DiskInfo, is_read_only: bool) -> Self {
+        let size_bytes = AtomicU64::new(info.size_bytes);
+        let is_poisoned = AtomicBool::new(false);
+        Self { file, path: path.to_path_buf(), info, size_bytes, is_read_only, is_poisoned }
     }
 
     /// What the disk is.
     pub fn info(&self) -> DiskInfo {
-        self.info
+        DiskInfo { size_bytes: self.size_bytes(), ..self.info }
     }
 
     /// The same disk, for one who reads all of it while somebody else writes to it.
@@ -180,7 +182,17 @@ impl BlockDevice for FileDevice {
     }
 
     fn size_bytes(&self) -> u64 {
-        self.info.size_bytes
+        self.size_bytes.load(Ordering::Acquire)
+    }
+
+    fn refresh_size(&self) -> Result<u64> {
+        let found = seek(&self.file, SeekFrom::End(0));
+        let found = found.map_err(|errno| DiskError::ReadFailed(Place::whole(&self.path), errno.into()))?;
+        if !found.is_multiple_of(512) {
+            return Err(DiskError::SizeUnaligned(Place::whole(&self.path)));
+        }
+        self.size_bytes.fetch_max(found, Ordering::AcqRel);
+        Ok(found)
     }
 
     fn sector_size_bytes(&self) -> u32 {
@@ -254,7 +266,7 @@ impl BlockDevice for FileDevice {
     }
 
     fn extent_at(&self, offset: u64, end: u64) -> Result<Extent> {
-        let end = end.min(self.info.size_bytes);
+        let end = end.min(self.size_bytes());
         permitted(&self.path, FileOperation::Read, offset, 512)
             .map_err(|stopped| DiskError::ReadFailed(self.place(offset, 512), stopped.error))?;
         let data = match seek(&self.file, SeekFrom::Data(offset)) {

@@ -2,7 +2,7 @@
 
 use std::io::IoSlice;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Condvar, Mutex};
@@ -33,7 +33,10 @@ pub struct TrackedDisk {
     is_rotating: AtomicBool,
     pub(crate) is_closed: AtomicBool,
     me: Weak<TrackedDisk>,
-    _lock: Box<dyn Send + Sync>,
+    /// As far as the tracking file knows; the device may be larger for a moment.
+    pub(crate) size_bytes: AtomicU64,
+    /// Of the tracking file, and of those that took its place.
+    pub(crate) locks: Mutex<Vec<Box<dyn Send + Sync>>>,
 }
 
 impl TrackedDisk {
@@ -43,8 +46,9 @@ impl TrackedDisk {
         names: Names,
         order: Order,
         queue: Vec<QueuedLog>,
-        lock: Box<dyn Send + Sync>,
+        locks: Vec<Box<dyn Send + Sync>>,
     ) -> Arc<Self> {
+        let size_bytes = AtomicU64::new(order.tracking.header.disk_size_bytes);
         Arc::new_cyclic(|me| Self {
             device,
             options,
@@ -58,7 +62,8 @@ impl TrackedDisk {
             is_rotating: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
             me: me.clone(),
-            _lock: lock,
+            locks: Mutex::new(locks),
+            size_bytes,
         })
     }
 
@@ -84,7 +89,7 @@ impl TrackedDisk {
             written_bytes: order.written_bytes,
             unreleased_log_bytes: sealed_bytes + open_bytes,
             unreleased_log_count: sealed_count,
-            changed_bytes: (chunks * super::CHUNK_BYTES).min(self.device.size_bytes()),
+            changed_bytes: (chunks * super::CHUNK_BYTES).min(self.size_bytes()),
             active_region_count: tracking.active.len() as u64,
             last_hold_ns: order.last_hold_ns,
             max_hold_ns: order.max_hold_ns,
@@ -242,7 +247,7 @@ impl BlockDevice for TrackedDisk {
     }
 
     fn size_bytes(&self) -> u64 {
-        self.device.size_bytes()
+        self.size_bytes.load(Ordering::Acquire)
     }
 
     fn sector_size_bytes(&self) -> u32 {

@@ -25,6 +25,7 @@ use super::bits::{
 };
 use super::header::{COPY_BYTES, Header};
 use super::regions::{ActiveRegions, REGION_BYTES};
+use super::state::ResyncReason;
 
 /// Bytes of a chunk of the changed map.
 pub const CHUNK_BYTES: u64 = 64 << 10;
@@ -68,15 +69,48 @@ impl Tracking {
     /// Writes a new file, all of it, and syncs it.
     pub(crate) fn create(file: Arc<dyn LogFile>, header: Header) -> io::Result<Self> {
         let mut tracking = Self::empty(file, header);
-        tracking.file.set_size_bytes(0)?;
-        for map in [Map::Active, Map::Changed, Map::Candidates] {
-            tracking.write_run(map, 0..tracking.sector_count(map))?;
-        }
-        tracking.write_copy(0)?;
-        tracking.write_copy(1)?;
-        tracking.file.sync_data()?;
-        (tracking.durable_copy, tracking.written_copy) = (1, 1);
+        tracking.write_all()?;
         Ok(tracking)
+    }
+
+    /// The same in a new file, for a disk that has grown. `is_unknown`: what stands in the new range is changed.
+    pub(crate) fn grown(
+        &self,
+        file: Arc<dyn LogFile>,
+        disk_size_bytes: u64,
+        is_unknown: bool,
+    ) -> io::Result<Self> {
+        let old_size_bytes = self.header.disk_size_bytes;
+        let mut tracking = Self::empty(file, Header { disk_size_bytes, ..self.header.clone() });
+        tracking.header.generation += 1;
+        tracking.active = self.active.grown(disk_size_bytes);
+        (tracking.changed, tracking.candidates) = (self.changed.clone(), self.candidates.clone());
+        if is_unknown {
+            let chunks = tracking.chunks(old_size_bytes, disk_size_bytes - old_size_bytes);
+            tracking.changed.set(chunks, |_| ());
+            let reason = tracking.header.reason.unwrap_or(ResyncReason::AskedFor);
+            tracking.header.reason = Some(reason);
+        }
+        tracking.write_all()?;
+        Ok(tracking)
+    }
+
+    fn write_all(&mut self) -> io::Result<()> {
+        self.file.set_size_bytes(0)?;
+        for map in [Map::Active, Map::Changed, Map::Candidates] {
+            self.write_run(map, 0..self.sector_count(map))?;
+        }
+        self.write_copy(0)?;
+        self.write_copy(1)?;
+        self.file.sync_data()?;
+        (self.durable_copy, self.written_copy) = (1, 1);
+        Ok(())
+    }
+
+    /// Another file has taken this one's place: nobody must trust it if it comes back.
+    pub(crate) fn invalidate(&self) -> io::Result<()> {
+        self.file.set_size_bytes(INVALID_BYTES)?;
+        self.file.sync_data()
     }
 
     fn empty(file: Arc<dyn LogFile>, header: Header) -> Self {
@@ -203,7 +237,7 @@ impl Tracking {
             self.failure = Some(e);
             // What the file says is not true any more, so its header has to go (a file of 0 bytes would pass for a new
             // one). If even that fails, nothing more can be done here; close reports the failure.
-            let _ = self.file.set_size_bytes(INVALID_BYTES).and_then(|()| self.file.sync_data());
+            let _ = self.invalidate();
         }
     }
 

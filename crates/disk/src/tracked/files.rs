@@ -187,6 +187,11 @@ impl Names {
         self.folder.join(format!("{}.hrt", self.disk))
     }
 
+    /// The tracking file of a larger disk, until it takes the place of the old one.
+    pub(crate) fn new_tracking(&self) -> PathBuf {
+        self.folder.join(format!("{}.hrt.new", self.disk))
+    }
+
     /// The n-th log.
     pub(crate) fn log(&self, number: u64) -> PathBuf {
         self.folder.join(format!("{}.{number:010}.hrl", self.disk))

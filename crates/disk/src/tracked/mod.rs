@@ -15,6 +15,7 @@
 //! | `cut` | rotation of the logs of several disks at one instant; sealing outside of the lock |
 //! | `queue` | sealed logs that wait to be released; coalescing |
 //! | `dirty` | what was written since the last acknowledged cut |
+//! | `grow` | a disk that has become larger |
 //! | `resync` | folding logs into the map, candidates, the end of a resynchronization |
 //! | `open`, `recover`, `scan`, `redo`; `close` | recovery; the clean end |
 //! | `file`, `header`, `bits`, `regions` | the tracking file |
@@ -31,6 +32,7 @@ mod disk;
 pub mod faults;
 mod file;
 mod files;
+mod grow;
 mod header;
 mod open;
 mod options;

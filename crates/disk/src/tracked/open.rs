@@ -24,6 +24,7 @@ use super::dirty::Unreleased;
 use super::disk::TrackedDisk;
 use super::file::{Loaded, Tracking};
 use super::files::{Names, file_error};
+use super::grow::{has_data, put_in_place};
 use super::header::{DiskStamp, Header};
 use super::options::TrackOptions;
 use super::order::{OpenLog, Order, SEQUENCE_BITS, reason_of};
@@ -46,6 +47,8 @@ impl TrackedDisk {
         let lock = options.files.lock(&path).map_err(|e| file_error(&path, "lock", e))?;
         let lock =
             lock.ok_or_else(|| DiskError::Busy(Place::whole(device.path()), "it is tracked already".into()))?;
+        let left_over = names.new_tracking(); // Growth that a crash cut short: the old file counts.
+        options.files.remove(&left_over).map_err(|e| file_error(&left_over, "remove", e))?;
         finish_coalescing(&options, &names)?;
         let mut opening = Opening::start(&*device, &options, &names)?;
         if opening.recovery != Recovery::Created {
@@ -63,15 +66,17 @@ impl TrackedDisk {
             unused,
             covered,
             unreleased,
+            mut locks,
             ..
         } = opening;
+        locks.push(lock);
         let mut order = Order::new(tracking, open);
         order.next = next;
         order.given_up = given_up;
         order.written = covered.clone();
         order.in_log = covered;
         order.unreleased = unreleased;
-        let disk = Self::assemble(device.clone(), options, names, order, queue, lock);
+        let disk = Self::assemble(device.clone(), options, names, order, queue, locks);
         disk.check_tracking()?;
         unused.iter().try_for_each(|number| disk.remove_log(&disk.names.log(*number)))?;
         disk.sweep()?;
@@ -99,11 +104,14 @@ pub(super) struct Opening<'o> {
     pub(super) covered: SparseBits,
     /// Chunks of the sealed logs.
     pub(super) unreleased: Unreleased,
+    /// Of a tracking file that took the place of the old one.
+    pub(super) locks: Vec<Box<dyn Send + Sync>>,
 }
 
 impl<'o> Opening<'o> {
     fn start(device: &'o dyn BlockDevice, options: &'o TrackOptions, names: &'o Names) -> Result<Self> {
         let numbers = log_numbers(options, names)?;
+        let mut locks = Vec::new();
         let path = names.tracking();
         let fail = |e| file_error(&path, "open", e);
         let file = options.files.open(&path).map_err(fail)?;
@@ -118,7 +126,7 @@ impl<'o> Opening<'o> {
             Loaded::Whole(tracking) => {
                 check_disk(device, options, &tracking.header)?;
                 let recovery = recovery_of(&tracking.header, options);
-                (*tracking, recovery)
+                (grow_if_larger(device, options, names, *tracking, &mut locks)?, recovery)
             }
             Loaded::Damaged => {
                 let next_number = numbers.last().map_or(1, |last| last + 1);
@@ -145,6 +153,7 @@ impl<'o> Opening<'o> {
             unused: Vec::new(),
             covered,
             unreleased: Unreleased::default(),
+            locks,
         };
         opening.tracking.sync();
         opening.tracking.active.limit(options.active_region_count_max);
@@ -241,11 +250,29 @@ fn check_disk(device: &dyn BlockDevice, options: &TrackOptions, header: &Header)
     if header.disk_id != options.disk_id {
         return Err(DiskError::InvalidRequest(place, "it is tracked under another disk id".into()));
     }
-    if header.disk_size_bytes != device.size_bytes() {
-        let (was, is) = (header.disk_size_bytes, device.size_bytes());
+    let (was, is) = (header.disk_size_bytes, device.size_bytes());
+    if was != is && !(is > was && options.is_growth_accepted) {
         return Err(DiskError::SizeDiffers(place, format!("tracked with {was} bytes, it has {is} now")));
     }
     Ok(())
+}
+
+/// The disk has grown while nobody tracked it, or just before the process died.
+fn grow_if_larger(
+    device: &dyn BlockDevice,
+    options: &TrackOptions,
+    names: &Names,
+    tracking: Tracking,
+    locks: &mut Vec<Box<dyn Send + Sync>>,
+) -> Result<Tracking> {
+    let (old, new) = (tracking.header.disk_size_bytes, device.size_bytes());
+    if new == old {
+        return Ok(tracking);
+    }
+    let is_unknown = has_data(device, old, new)?;
+    let grown = put_in_place(options, names, &tracking, new, is_unknown)?;
+    locks.push(grown.lock);
+    Ok(grown.tracking)
 }
 
 fn recovery_of(header: &Header, options: &TrackOptions) -> Recovery {

@@ -39,6 +39,9 @@ pub struct TrackOptions {
     pub log_size_bytes_max: u64,
     /// Most regions active at once, 4 to 1228 (the default): what is compared after a power loss, in units of 4 MiB.
     pub active_region_count_max: usize,
+    /// Whether a disk that is larger than when it was tracked last is grown when it is opened. Otherwise it is refused, as
+    /// is one that is smaller.
+    pub is_growth_accepted: bool,
     /// Unix nanoseconds.
     pub clock: Clock,
     /// Fills a buffer with bytes that guests cannot guess.
@@ -68,6 +71,7 @@ impl TrackOptions {
             entry_count_max: 1 << 20,
             log_size_bytes_max: 4 << 30,
             active_region_count_max: super::regions::ACTIVE_REGIONS_MAX,
+            is_growth_accepted: false,
             clock,
             random,
             log_fault: None,

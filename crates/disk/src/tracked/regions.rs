@@ -43,6 +43,12 @@ impl ActiveRegions {
         Self { regions: BTreeMap::new(), region_count, epoch: 1, active_count_max: ACTIVE_REGIONS_MAX }
     }
 
+    /// The same regions of a disk that has grown.
+    pub(crate) fn grown(&self, disk_size_bytes: u64) -> Self {
+        let region_count = disk_size_bytes.div_ceil(REGION_BYTES);
+        Self { regions: self.regions.clone(), region_count, ..*self }
+    }
+
     /// Lowers the bound; what is active already stays.
     pub(crate) fn limit(&mut self, active_count_max: usize) {
         self.active_count_max = active_count_max.clamp(ACTIVE_REGIONS_MIN, ACTIVE_REGIONS_MAX);

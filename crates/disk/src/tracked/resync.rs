@@ -12,6 +12,7 @@ use super::file::CHUNK_BYTES;
 use super::redo::add_ranges_of_sealed;
 use super::scan::open_pair;
 use super::state::{Mode, QueuedLog, ResyncReason};
+use crate::device::BlockDevice;
 use crate::error::Result;
 use secondsite_hrl::{LogReader, ReadOptions, index_path};
 
@@ -103,18 +104,14 @@ impl TrackedDisk {
     /// of window and disk.
     pub fn candidates(&self, offset: u64, length_bytes: u64) -> Vec<(u64, u64)> {
         let order = self.order.lock();
-        clip(
-            order.tracking.candidates(),
-            offset,
-            length_bytes.min(self.device.size_bytes().saturating_sub(offset)),
-        )
+        clip(order.tracking.candidates(), offset, length_bytes.min(self.size_bytes().saturating_sub(offset)))
     }
 
     /// What was written inside a window since the last cut, as [`candidates`](Self::candidates). In mode `Map` the
     /// changed map is part of it.
     pub fn written_since_cut(&self, offset: u64, length_bytes: u64) -> Vec<(u64, u64)> {
         let order = self.order.lock();
-        let length_bytes = length_bytes.min(self.device.size_bytes().saturating_sub(offset));
+        let length_bytes = length_bytes.min(self.size_bytes().saturating_sub(offset));
         let chunks = order.tracking.chunks(offset, length_bytes);
         let mut bits = SparseBits::default();
         for map in [&order.written, order.tracking.changed()] {
