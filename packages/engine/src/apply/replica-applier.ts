@@ -7,6 +7,7 @@
  */
 
 import { join } from 'node:path'
+import { isSecondsiteError } from '../errors.js'
 import type { Receipt, ReplicaDisk, SpooledLog } from '../store/replica-schema.js'
 import type { ReplicaStore } from '../store/replica-store.js'
 import type { ReplicaWork } from './replica-work.js'
@@ -35,8 +36,7 @@ export class ReplicaApplier {
     await this.#work.step('apply.before-marking')
     for (const cycle of cycles) await this.#store.markApplying(cycle.cycleNumber)
     await this.#work.step('apply.before-writing')
-    const disks = await this.#store.disks()
-    await Promise.all(disks.map((disk) => this.#applyTo(disk, logs)))
+    await this.#applyAll(logs)
     await this.#work.step('apply.before-watermark')
     await this.#store.markApplied(cycles.map((cycle) => cycle.cycleNumber))
     await this.#work.step('apply.before-cleaning')
@@ -82,6 +82,16 @@ export class ReplicaApplier {
     return lists.flat()
   }
 
+  /** A log that was damaged here can never be applied: what is open goes, so that a resynchronization can begin. */
+  async #applyAll(logs: readonly SpooledLog[]): Promise<void> {
+    const disks = await this.#store.disks()
+    const applied = await Promise.allSettled(disks.map((disk) => this.#applyTo(disk, logs)))
+    const failure = applied.find((one) => one.status === 'rejected')?.reason as unknown
+    if (failure === undefined) return
+    if (isDamage(failure)) await this.discardOpen()
+    throw failure
+  }
+
   async #applyTo(disk: ReplicaDisk, logs: readonly SpooledLog[]): Promise<void> {
     const paths = logs.filter((log) => log.diskId === disk.diskId).map((log) => log.path)
     if (paths.length > 0) await this.#work.applyLogs(disk.imagePath, paths)
@@ -91,4 +101,9 @@ export class ReplicaApplier {
     for (const log of logs) this.spool.remove({ log: log.path, index: log.indexPath })
     await this.#store.forgetLogs(logs.map((log) => log.logId))
   }
+}
+
+/** Reading a log can fail by its medium and work later; every other trouble with it stays. */
+function isDamage(error: unknown): boolean {
+  return isSecondsiteError(error) && error.code.startsWith('LOG_') && error.retryable === 'non-recoverable'
 }

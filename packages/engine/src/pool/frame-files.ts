@@ -2,7 +2,7 @@
  * Frames from and to files, the way a worker does it: synchronous calls on paths and offsets.
  */
 
-import { closeSync, openSync, readSync, writeSync } from 'node:fs'
+import { closeSync, existsSync, openSync, readSync, writeSync } from 'node:fs'
 import { fromSystemError, SecondsiteError } from '../errors.js'
 import { FileFaultError, permit } from '../native/faults.js'
 import { checkOffset } from '../units.js'
@@ -45,7 +45,8 @@ export interface DecodeFrameArgs {
 /**
  * Reads a slice of a file and encodes it.
  *
- * @throws {IO_FAILED} when the file ends inside the slice or cannot be read
+ * @throws {LOG_CORRUPT} when the file is gone or ends inside the slice: a sealed log does neither by itself
+ * @throws {IO_FAILED} when it cannot be read
  */
 export function encodeFrameOf(args: EncodeFrameArgs): EncodeFrameResult {
   const { path, offset, lengthBytes, compression } = args
@@ -78,12 +79,13 @@ export function decodeFrameTo({ body, path, offset, rawBytes }: DecodeFrameArgs)
 }
 
 function readSlice(path: string, offset: number, bytes: Uint8Array): void {
+  if (!existsSync(path)) throw damaged(path, 0, 'the file is gone')
   withFile(path, 'r', 'read', (file) => {
     permit(path, 'read', offset, bytes.length)
     let filled = 0
     while (filled < bytes.length) {
       const read = readSync(file, bytes, filled, bytes.length - filled, offset + filled)
-      if (read === 0) throw shortRead(path, offset + filled)
+      if (read === 0) throw damaged(path, offset + filled, 'the file ends there, inside of the log')
       filled += read
     }
   })
@@ -128,10 +130,7 @@ function withFile<Result>(
   }
 }
 
-function shortRead(path: string, offset: number): SecondsiteError {
-  const details = { operation: 'read', path, offset, reason: 'file ended' }
-  return new SecondsiteError('IO_FAILED', {
-    message: `${path} ends at ${offset}, inside the slice asked for`,
-    details,
-  })
+function damaged(path: string, offset: number, reason: string): SecondsiteError {
+  const message = `log damaged: ${path} at offset ${offset}: ${reason}`
+  return new SecondsiteError('LOG_CORRUPT', { message, details: { path, offset, reason } })
 }

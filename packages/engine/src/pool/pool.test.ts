@@ -106,7 +106,7 @@ describe('frame tasks', () => {
   it('refuse a slice that the file does not have', async () => {
     const path = file('short', new Uint8Array(1000))
     const run = framePool().run('encodeFrame', { path, offset: 512, lengthBytes: 512, compression: 'none' })
-    await expect(run).rejects.toMatchObject({ code: 'IO_FAILED', details: { path, offset: 1000 } })
+    await expect(run).rejects.toMatchObject({ code: 'LOG_CORRUPT', details: { path, offset: 1000 } })
   })
 
   it('write nothing of a damaged frame', async () => {

@@ -230,7 +230,7 @@ export class ReplicationWork {
     }
   }
 
-  async #requireResync(reason: 'CHAIN_BROKEN' | 'REPLICA_CHANGED'): Promise<void> {
+  async #requireResync(reason: 'CHAIN_BROKEN' | 'LOG_DAMAGED' | 'REPLICA_CHANGED'): Promise<void> {
     if (reason === 'REPLICA_CHANGED') await this.#context.store.forgetApplied(this.#context.machineId)
     for (const disk of this.#context.disks) await disk.requireResync(reason, true)
     await this.#markOwed(reason)
@@ -251,8 +251,24 @@ export class ReplicationWork {
   }
 }
 
-/** Failures that only a resynchronization mends: the replica misses a log, or has lost what it had. */
-function resyncCause({ code }: SecondsiteError): 'CHAIN_BROKEN' | 'REPLICA_CHANGED' | undefined {
+/** What says that a log is not what it was when it was sealed, or is gone; sending it again cannot help. */
+const DAMAGE: readonly string[] = [
+  'LOG_CORRUPT',
+  'LOG_ENTRY_OUT_OF_RANGE',
+  'LOG_HEADER_CORRUPT',
+  'LOG_INDEX_MISMATCH',
+  'LOG_INDEX_MISSING',
+  'LOG_NOT_HRL',
+  'LOG_NOT_SEALED',
+  'LOG_TORN_TAIL',
+  'LOG_VERSION_UNSUPPORTED',
+]
+
+/** Failures that only a resynchronization mends: the replica misses a log, or has lost what it had, or a log is damaged. */
+function resyncCause({
+  code,
+}: SecondsiteError): 'CHAIN_BROKEN' | 'LOG_DAMAGED' | 'REPLICA_CHANGED' | undefined {
   if (code === 'LOG_CHAIN_GAP' || code === 'LOG_CHAIN_FORK') return 'CHAIN_BROKEN'
+  if (DAMAGE.includes(code)) return 'LOG_DAMAGED'
   return code === 'REPLICA_BEHIND' ? 'REPLICA_CHANGED' : undefined
 }
