@@ -86,7 +86,7 @@ describe('a guest', () => {
     expect(await checkStamps(second, '/mnt/a/load', last)).toBe(last)
     await second.shutdown()
     expect(fsck(path('copy.raw'))).toMatch(/^0 /)
-  })
+  }, 120_000)
 
   it.each(['nbdkit', 'qemu-nbd'] as const)(
     'on an export of %s trims, lives through its death, shuts down',

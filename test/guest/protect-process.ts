@@ -3,17 +3,32 @@
  * the protecting process is tried.
  */
 
-import { type ChildProcess, fork } from 'node:child_process'
+import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import { within } from './channel.js'
 
 const child = fileURLToPath(new URL('protect-child.mjs', import.meta.url))
+/** Runs the command behind the first two words with a file system of a given size over a folder, that it alone sees. */
+const WITH_SMALL_FOLDER = 'mount -t tmpfs -o size="$1" tmpfs "$2" && shift 2 && exec "$@"'
 
 interface Message {
   readonly ready?: { readonly recovery: readonly string[]; readonly uris: readonly string[] }
+  readonly copied?: true
   readonly cycles?: number
-  readonly stopped?: { readonly state: string; readonly resyncReason: string | null }
+  readonly resync?: string
+  readonly stopped?: { readonly state: string }
+}
+
+export interface ProtectOptions {
+  /** Where state, replica and socket are. */
+  readonly folder: string
+  /** Protected by the first process that starts in the folder; the others go on with what it began. */
+  readonly disks: readonly string[]
+  /** An empty folder for the logs, on a file system of its own of this size; default beside the disks. */
+  readonly logs?: { readonly directory: string; readonly sizeBytes: number }
+  /** Whether cycles wait for {@link ProtectProcess.go}; default false. */
+  readonly isHeld?: boolean
 }
 
 export class ProtectProcess {
@@ -23,16 +38,34 @@ export class ProtectProcess {
     process.on('message', (message) => this.#messages.push(message as Message))
   }
 
-  /** Starts one; the disks are protected by the first that starts in a folder, the others go on. */
-  static start(folder: string, disks: readonly string[]): ProtectProcess {
+  static start({ folder, disks, logs, isHeld = false }: ProtectOptions): ProtectProcess {
+    const task = JSON.stringify({ folder, disks, logDirectory: logs?.directory, isHeld })
+    const node = [process.execPath, child, task]
+    const small = ['unshare', '--mount', '--map-root-user', 'sh', '-c', WITH_SMALL_FOLDER, 'sh']
+    const words = logs ? [...small, `${logs.sizeBytes}`, logs.directory, ...node] : node
     return new ProtectProcess(
-      fork(child, [folder, ...disks], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] }),
+      spawn(words[0] ?? '', words.slice(1), { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] }),
     )
+  }
+
+  /** Reasons of the resynchronizations that this process has done. */
+  get resyncs(): readonly string[] {
+    return this.#messages.flatMap(({ resync }) => resync ?? [])
   }
 
   /** Waits until the disks are exported. */
   ready(): Promise<NonNullable<Message['ready']>> {
     return this.#message((message) => message.ready, 'the export')
+  }
+
+  /** Waits until the initial replication is done. */
+  async copied(): Promise<void> {
+    await this.#message((message) => message.copied, 'the end of the initial replication')
+  }
+
+  /** Lets the cycles begin. */
+  go(): void {
+    this.process.send('go')
   }
 
   /** Waits until this process has run `count` cycles. */

@@ -4,7 +4,7 @@
  * before that cycle began.
  */
 
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
 import { copyFileSync, mkdirSync, statSync, writeFileSync } from 'node:fs'
 import type { ProtectedMachine } from '@secondsite/engine'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
@@ -17,6 +17,8 @@ import { MIB, Workplace } from './workplace.js'
 const missing = missingForGuest()
 const DISK_BYTES = 128 * MIB
 const MOUNT = 'mkdir -p /mnt/vda && mount /dev/vda /mnt/vda'
+/** Of the file system for the logs that is to become full. */
+const LOG_FOLDER_BYTES = 24 * MIB
 /** How often the protecting process is killed under a guest. */
 const KILL_COUNT = process.env['SECONDSITE_SLOW'] ? 50 : 3
 
@@ -60,6 +62,21 @@ async function format(guest: Guest): Promise<void> {
   await guest.run(`mkfs.ext4 -q /dev/vda && ${MOUNT}`)
 }
 
+/** Whether a process may mount a file system for itself. */
+function canMount(test: string): boolean {
+  const { status } = spawnSync('unshare', [
+    '--mount',
+    '--map-root-user',
+    'mount',
+    '-t',
+    'tmpfs',
+    'tmpfs',
+    '/tmp',
+  ])
+  if (status !== 0) skip(test, 'no file system may be mounted here, not even unseen by others')
+  return status === 0
+}
+
 /** What the replica showed after a cycle, and what was synced when that cycle began. */
 interface Point {
   readonly image: string
@@ -83,6 +100,15 @@ async function expectUsable(points: readonly Point[]): Promise<void> {
     await guest.run(`umount /mnt/${name} && e2fsck -fn /dev/${name}`)
   }
   await guest.shutdown()
+}
+
+/** The replica equals its disk, which a guest has unmounted; so what that guest saw on the disk is on the replica. */
+function expectSameAndClean(): void {
+  place.expectEqual(['os.raw'])
+  const { status, stdout } = spawnSync('e2fsck', ['-fn', place.path('replica/os.raw.raw')], {
+    encoding: 'utf8',
+  })
+  expect(status, stdout).toBe(0)
 }
 
 describe('a guest on a tracked disk', () => {
@@ -147,6 +173,7 @@ describe('a guest on a tracked disk', () => {
     const load = startStamps(without, '/mnt/vda/load')
     await load.advance(20)
     const last = await load.stop()
+    expect(await checkStamps(without, '/mnt/vda/load', last)).toBe(last)
     await without.shutdown()
 
     const second = await place.open()
@@ -154,13 +181,12 @@ describe('a guest on a tracked disk', () => {
     const again = second.machine('web01')
     expect((await again.measure()).resyncReason).toBe('DISK_MODIFIED_OFFLINE')
     await again.resynchronize()
-    place.expectEqual(['os.raw'])
-    await expectUsable([{ image: place.path('replica/os.raw.raw'), atLeast: last }])
+    expectSameAndClean()
   }, 120_000)
 
   it('feels nothing of kill -9 of the protecting process, which then needs no resynchronization', async () => {
     const disk = place.makeDisk('os.raw', DISK_BYTES, 0)
-    let protecting = ProtectProcess.start(place.folder, [disk])
+    let protecting = ProtectProcess.start({ folder: place.folder, disks: [disk] })
     ends.push(() => protecting.kill())
     const { uris } = await protecting.ready()
     const guest = await boot({ nbd: uris[0] ?? '', reconnectDelayS: 60 })
@@ -169,7 +195,7 @@ describe('a guest on a tracked disk', () => {
     for (let round = 0; round < KILL_COUNT; round += 1) {
       await load.advance(1 + place.random.below(20))
       await protecting.kill()
-      protecting = ProtectProcess.start(place.folder, [disk])
+      protecting = ProtectProcess.start({ folder: place.folder, disks: [disk] })
       expect((await protecting.ready()).recovery).toEqual(['process-death'])
     }
     await load.advance(20)
@@ -177,8 +203,35 @@ describe('a guest on a tracked disk', () => {
     const last = await load.stop()
     expect(await checkStamps(guest, '/mnt/vda/load', last)).toBe(last)
     await guest.shutdown()
-    expect(await protecting.stop()).toEqual({ state: 'Replicating', resyncReason: null })
-    place.expectEqual(['os.raw'])
-    await expectUsable([{ image: place.path('replica/os.raw.raw'), atLeast: last }])
+    expect(await protecting.stop()).toEqual({ state: 'Replicating' })
+    expect(protecting.resyncs).toEqual([])
+    expectSameAndClean()
   }, 900_000)
+
+  it('feels nothing of a log folder that is full; the regions it wrote to are resynchronized', async () => {
+    if (!canMount('scenario: a log folder that is full')) return
+    const disk = place.makeDisk('os.raw', DISK_BYTES, 0)
+    mkdirSync(place.path('logs'))
+    const logs = { directory: place.path('logs'), sizeBytes: LOG_FOLDER_BYTES }
+    const protecting = ProtectProcess.start({ folder: place.folder, disks: [disk], logs, isHeld: true })
+    ends.push(() => protecting.kill())
+    const { uris } = await protecting.ready()
+    await protecting.copied()
+    const guest = await boot({ nbd: uris[0] ?? '' })
+    await format(guest)
+    const load = startStamps(guest, '/mnt/vda/load')
+    await load.advance(10)
+    await guest.run(
+      `dd if=/dev/urandom of=/mnt/vda/big bs=1M count=${(2 * LOG_FOLDER_BYTES) / MIB} conv=fsync 2>&1`,
+    )
+    await load.advance(10)
+    protecting.go()
+    await protecting.cycled(2)
+    expect(protecting.resyncs).toEqual(['LOG_DISK_FULL'])
+    const last = await load.stop()
+    expect(await checkStamps(guest, '/mnt/vda/load', last)).toBe(last)
+    await guest.shutdown()
+    expect(await protecting.stop()).toEqual({ state: 'Replicating' })
+    expectSameAndClean()
+  }, 120_000)
 })
