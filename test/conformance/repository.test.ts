@@ -59,6 +59,7 @@ describe('the public package', () => {
       'formatBytes',
       'formatDuration',
       'isSecondsiteError',
+      'notifyService',
       'readEntries',
       'showLog',
       'syncDisks',

@@ -10,5 +10,6 @@ mod live;
 mod locks;
 mod logs;
 mod nbd;
+mod notify;
 mod number;
 mod sealed;

@@ -109,7 +109,8 @@ export class Engine implements AsyncDisposable {
     const engine = new Engine(options, store, pool)
     try {
       for (const row of await store.machines()) {
-        engine.#machines.set(row.machineId, await ProtectedMachine.takeUp(engine.#contextOf(row)))
+        const context = engine.#contextOf(row, await store.disks(row.machineId))
+        engine.#machines.set(row.machineId, await ProtectedMachine.takeUp(context))
       }
       return engine
     } catch (error) {
@@ -251,7 +252,7 @@ export class Engine implements AsyncDisposable {
 
   /** Opens what a new machine stands on, and the machine. */
   async #take(row: Machine): Promise<ProtectedMachine> {
-    const context = this.#contextOf(row)
+    const context = this.#contextOf(row, await this.#store.disks(row.machineId))
     context.disks = await context.openDisks()
     try {
       // A replica that belongs to somebody else is refused before anything is done.
@@ -291,28 +292,30 @@ export class Engine implements AsyncDisposable {
     return replica
   }
 
-  #contextOf(row: Machine): MachineContext {
+  #contextOf(row: Machine, disks: readonly Disk[]): MachineContext {
     const { frameBytes = 4 * MIB, batchBytes = 64 * MIB, windowBytes = 256 * MIB } = this.#options
     const { machineId, name } = row
     const policy = parsePolicy(JSON.parse(row.policyJson) as PolicyInput)
     const transport = this.#replicaOf(row)
-    return {
+    const context: MachineContext = {
       machineId,
       name,
+      diskPaths: disks.map(({ path }) => path),
       disks: [],
-      openDisks: async () => this.#openDisks(await this.#store.disks(machineId), policy),
+      openDisks: () => this.#openDisks(disks, context.policy),
       policy,
       store: this.#store,
       resyncs: new ResyncStore(this.#store.db),
       events: this.#events,
       transport: this.#options.wrapTransport?.(transport) ?? transport,
-      work: primaryWork(this.#pool, policy.compression, this.#options.step ?? (() => {})),
+      work: primaryWork(this.#pool, () => context.policy.compression, this.#options.step ?? (() => {})),
       clock: this.#clock,
       random: this.#random,
       frameBytes,
       batchBytes,
       windowBytes,
     }
+    return context
   }
 
   /** Undoes the rows of a machine that could not be enabled. */

@@ -18,13 +18,13 @@ export type StepObserver = (name: string) => Promise<void> | void
 /** The work of the primary side. */
 export function primaryWork(
   pool: WorkerPool,
-  compression: CompressionPolicy,
+  compression: () => CompressionPolicy,
   step: StepObserver,
 ): PrimaryWork {
   return {
     step,
     encode: async ({ path, offset, lengthBytes }, signal) => {
-      const args = { path, offset, lengthBytes, compression }
+      const args = { path, offset, lengthBytes, compression: compression() }
       return (await pool.run('encodeFrame', args, { signal })).body
     },
     cut: (disks) => cutDisks(disks, pool),

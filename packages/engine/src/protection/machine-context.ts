@@ -57,11 +57,12 @@ export interface PrimaryWork {
 export interface MachineContext {
   readonly machineId: string
   readonly name: string
+  readonly diskPaths: readonly string[]
   /** Empty while they cannot be opened. */
   disks: readonly TrackedDisk[]
   /** Opens all of them, or none. */
   openDisks(): Promise<readonly TrackedDisk[]>
-  readonly policy: Policy
+  policy: Policy
   readonly store: StateStore
   readonly resyncs: ResyncStore
   readonly events: EventLog

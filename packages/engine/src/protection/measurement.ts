@@ -8,6 +8,8 @@ import type { TrackedDisk } from '../track/tracked-disk.js'
 import { assessHealth, type HealthReport } from './health.js'
 import type { MachineContext } from './machine-context.js'
 import type { Monitor, RpoSpread } from './monitor.js'
+import type { Progress } from './progress.js'
+import type { CycleReport } from './replication-work.js'
 import type { Counters } from './statistics.js'
 
 /** What {@link ProtectedMachine.measure} says. */
@@ -33,6 +35,10 @@ export interface Measurement {
   readonly pendingBytes: number
   /** Why a resynchronization is owed, if one is. */
   readonly resyncReason: string | null
+  /** The newest cycle of this process; null before its first. */
+  readonly lastCycle: CycleReport | null
+  /** How far the job at work is; null when there is none. */
+  readonly progress: Progress | null
   readonly lastError: { readonly code: string; readonly message: string } | null
   readonly disks: readonly DiskMeasurement[]
 }
@@ -51,8 +57,13 @@ export interface DiskMeasurement {
   readonly holdNsMax: number
 }
 
-/** Measures a machine by its row, its disks and its monitor. */
-export function measure(context: MachineContext, row: Machine, monitor: Monitor): Measurement {
+/** Measures a machine by its row, its disks, its monitor and its work. */
+export function measure(
+  context: MachineContext,
+  row: Machine,
+  monitor: Monitor,
+  work: Pick<Measurement, 'lastCycle' | 'progress'>,
+): Measurement {
   const { counters } = monitor
   const nowMs = context.clock.nowMs()
   const disks = context.disks.map((disk) => measureDisk(context, disk))
@@ -82,6 +93,8 @@ export function measure(context: MachineContext, row: Machine, monitor: Monitor)
     lossMs: row.lastAppliedCutMs === null ? null : nowMs - row.lastAppliedCutMs,
     pendingBytes: disks.reduce((total, disk) => total + disk.logBytes, 0),
     resyncReason: row.resyncReason,
+    lastCycle: work.lastCycle,
+    progress: work.progress,
     lastError: error,
     disks,
   }

@@ -19,6 +19,7 @@ import { MachineRecord } from './machine-record.js'
 import type { Trigger } from './machine.js'
 import { Monitor } from './monitor.js'
 import { type Measurement, measure } from './measurement.js'
+import { type Policy, type PolicyInput, parsePolicy } from './policy.js'
 import { type CycleReport, type JobOptions, ReplicationWork } from './replication-work.js'
 import type { ResyncReport } from './resynchronization.js'
 import { Scheduler } from './scheduler.js'
@@ -93,6 +94,16 @@ export class ProtectedMachine {
 
   get id(): string {
     return this.#context.machineId
+  }
+
+  /** Paths of its disks, also while they cannot be opened. */
+  get diskPaths(): readonly string[] {
+    return this.#context.diskPaths
+  }
+
+  /** The folder of its replica. */
+  get replicaDirectory(): string {
+    return (JSON.parse(this.#record.row.replicaJson) as { directory: string }).directory
   }
 
   /** Its disks, in the order they were given to `enable`. */
@@ -206,7 +217,24 @@ export class ProtectedMachine {
   /** State, health, counters, and what a failover now would lose. */
   async measure(): Promise<Measurement> {
     await this.#monitor.endInterval()
-    return measure(this.#context, await this.#record.refresh(), this.#monitor)
+    return measure(this.#context, await this.#record.refresh(), this.#monitor, this.#work)
+  }
+
+  /** Its policy, every setting filled in. */
+  get policy(): Policy {
+    return this.#context.policy
+  }
+
+  /**
+   * Changes the settings given and keeps the others; what is due is set anew. A flush mode counts from the next opening.
+   * @throws {OPTION_OUT_OF_RANGE} naming every setting that is wrong; nothing has changed
+   */
+  async configure(policy: PolicyInput): Promise<Policy> {
+    const changed = parsePolicy({ ...this.#context.policy, ...policy })
+    await this.#record.set({ policyJson: JSON.stringify(changed), retryAttempt: 0, retryAtMs: null })
+    this.#context.policy = changed
+    if (!this.#fault) this.#scheduler.arm()
+    return changed
   }
 
   /** Sets the counters of {@link measure} to zero. */

@@ -10,7 +10,7 @@ import { runInitialReplication } from './initial-replication.js'
 import type { MachineContext } from './machine-context.js'
 import type { MachineRecord } from './machine-record.js'
 import type { Monitor } from './monitor.js'
-import { type ProgressListener, ProgressMeter, type ProgressPhase } from './progress.js'
+import { type Progress, type ProgressListener, ProgressMeter, type ProgressPhase } from './progress.js'
 import { type Conversation, withReplica } from './replica-link.js'
 import { beginResync, candidateBytes, type ResyncReport, runResync } from './resynchronization.js'
 import { queueCut, shipQueue } from './shipping.js'
@@ -58,12 +58,24 @@ export class ReplicationWork {
   readonly #later: Later
   /** When the last cycle began that was in time; undefined where none was due before the next. */
   #cycleStartedMs: number | undefined
+  #lastCycle: CycleReport | null = null
+  #progress: Progress | null = null
 
   constructor(context: MachineContext, record: MachineRecord, monitor: Monitor, later: Later) {
     this.#context = context
     this.#record = record
     this.#monitor = monitor
     this.#later = later
+  }
+
+  /** The newest cycle of this process; null before its first. */
+  get lastCycle(): CycleReport | null {
+    return this.#lastCycle
+  }
+
+  /** How far the job at work is; null when there is none. */
+  get progress(): Progress | null {
+    return this.#progress
   }
 
   async initial(job: JobOptions): Promise<void> {
@@ -91,7 +103,8 @@ export class ReplicationWork {
     await this.#countArrival(startedMs, shownMs, totals.sentBytes)
     meter.done(pendingBytes)
     const { cutTimeMs, shipmentCount, rawBytes, sentBytes } = totals
-    return { cutTimeMs, shipmentCount, rawBytes, sentBytes, durationMs }
+    this.#lastCycle = { cutTimeMs, shipmentCount, rawBytes, sentBytes, durationMs }
+    return this.#lastCycle
   }
 
   /** Between cycles, when logs pass the threshold: what is open is cut, so that it can be coalesced, too. */
@@ -227,6 +240,8 @@ export class ReplicationWork {
     } catch (error) {
       await this.failed(asSecondsiteError(error))
       throw error
+    } finally {
+      this.#progress = null
     }
   }
 
@@ -243,7 +258,11 @@ export class ReplicationWork {
   }
 
   #meter(phase: ProgressPhase, totalBytes: number, job: JobOptions): ProgressMeter {
-    return new ProgressMeter(phase, this.#context.name, totalBytes, this.#context.clock, job.onProgress)
+    const { name, clock } = this.#context
+    return new ProgressMeter(phase, name, totalBytes, clock, (progress) => {
+      this.#progress = progress
+      job.onProgress?.(progress)
+    })
   }
 
   #totalSize(): number {

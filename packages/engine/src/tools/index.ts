@@ -11,6 +11,7 @@ export {
   showLog,
   verifyLogs,
 } from './logs.js'
+export { notifyService } from './service.js'
 export type { StartedOverReason } from './resume-file.js'
 export { type SyncResult, syncDisks } from './sync.js'
 export type { SyncOptions, SyncProgress } from './sync-options.js'
