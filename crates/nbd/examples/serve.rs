@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use secondsite_disk::{Access, BlockDevice, FileDevice, FlushMode, TrackOptions, TrackedDisk};
-use secondsite_nbd::{DeviceExport, Listen, NbdServer, ServerOptions};
+use secondsite_nbd::{DeviceExport, Export, Listen, NbdServer, ServerOptions, TrackedExport};
 
 type Anyhow<T> = Result<T, Box<dyn Error>>;
 
@@ -32,11 +32,9 @@ fn main() -> Anyhow<()> {
     options.spin_us = words.spin_us;
     let mut tracked = Vec::new();
     for image in images {
-        let device = open(Path::new(image), &words, &mut tracked)?;
-        let export = DeviceExport::new(device).with_fast_zeroing();
-        let export = if words.is_read_only { export.read_only() } else { export };
+        let export = open(Path::new(image), &words, &mut tracked)?;
         let name = Path::new(image).file_name().ok_or("an image has a name")?;
-        options = options.with_export(&name.to_string_lossy(), Arc::new(export));
+        options = options.with_export(&name.to_string_lossy(), export);
     }
     let server = NbdServer::start(options)?;
     writeln!(std::io::stdout(), "{}", server.address())?;
@@ -70,10 +68,13 @@ fn parse_listen(word: &str) -> Anyhow<Listen> {
     Ok(Listen::Tcp(address.parse()?))
 }
 
-fn open(image: &Path, words: &Words, tracked: &mut Vec<Arc<TrackedDisk>>) -> Anyhow<Arc<dyn BlockDevice>> {
+fn open(image: &Path, words: &Words, tracked: &mut Vec<Arc<TrackedDisk>>) -> Anyhow<Arc<dyn Export>> {
     let access = if words.is_read_only { Access::ReadOnly } else { Access::Exclusive };
     let device: Arc<dyn BlockDevice> = Arc::new(FileDevice::open(image, access)?);
-    let Some(folder) = &words.track else { return Ok(device) };
+    let Some(folder) = &words.track else {
+        let export = DeviceExport::new(device).with_fast_zeroing();
+        return Ok(Arc::new(if words.is_read_only { export.read_only() } else { export }));
+    };
     let folder = folder.join(image.file_name().ok_or("an image has a name")?);
     std::fs::create_dir_all(&folder)?;
     let disk_id = [tracked.len() as u8 + 1; 16];
@@ -82,7 +83,7 @@ fn open(image: &Path, words: &Words, tracked: &mut Vec<Arc<TrackedDisk>>) -> Any
     options.flush_mode = words.flush_mode;
     let (disk, _) = TrackedDisk::open(device, options)?;
     tracked.push(disk.clone());
-    Ok(disk)
+    Ok(Arc::new(TrackedExport::new(disk)))
 }
 
 fn now() -> u64 {

@@ -10,7 +10,7 @@
 //! | `session` | one connection: receiving, carrying out, sending |
 //! | `wire`, `tls` | socket, TLS, memory |
 //! | `listen`, `server` | sockets, threads, stopping |
-//! | `export`, `catalog` | what is offered |
+//! | `export`, `tracked`, `catalog` | what is offered |
 //! | `drill` | a session over bytes in memory |
 #![forbid(unsafe_code)]
 
@@ -28,6 +28,7 @@ mod options;
 mod server;
 mod session;
 mod tls;
+mod tracked;
 mod wire;
 
 pub use counters::Counters;
@@ -35,3 +36,4 @@ pub use error::{NbdError, Result, code};
 pub use export::{DeviceExport, DirtyExtent, Export, WriteRequest};
 pub use options::{Limits, Listen, ServerOptions, TlsOptions};
 pub use server::NbdServer;
+pub use tracked::TrackedExport;

@@ -1,5 +1,7 @@
 //! The handshake, option by option, by a client written by hand.
 
+#![allow(clippy::unwrap_used, reason = "helpers of a test state their expectations with unwrap")]
+
 mod support;
 
 use std::sync::Arc;

@@ -1,6 +1,8 @@
 //! Clients that mean harm, and clients in trouble: an error or a hang-up, never a panic, never memory without bound, and
 //! never anything that another client feels.
 
+#![allow(clippy::unwrap_used, reason = "helpers of a test state their expectations with unwrap")]
+
 mod support;
 
 use std::io::{Read, Write};

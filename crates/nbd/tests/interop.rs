@@ -1,5 +1,7 @@
 //! The tools that people use, against a raw file on our export: what they see, copy, compare and verify.
 
+#![allow(clippy::unwrap_used, reason = "helpers of a test state their expectations with unwrap")]
+
 #[path = "support/certificates.rs"]
 mod certificates;
 mod support;

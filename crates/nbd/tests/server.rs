@@ -1,5 +1,7 @@
 //! Listening, stopping, exports that come and go.
 
+#![allow(clippy::unwrap_used, reason = "helpers of a test state their expectations with unwrap")]
+
 mod support;
 
 use std::os::unix::fs::PermissionsExt;

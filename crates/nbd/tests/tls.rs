@@ -1,5 +1,7 @@
 //! TLS: offered, required, with and without certificates of clients.
 
+#![allow(clippy::unwrap_used, reason = "helpers of a test state their expectations with unwrap")]
+
 #[path = "support/certificates.rs"]
 mod certificates;
 mod support;

@@ -1,5 +1,7 @@
 //! The transmission: every command, its order and its errors, by a client written by hand.
 
+#![allow(clippy::unwrap_used, reason = "helpers of a test state their expectations with unwrap")]
+
 mod support;
 
 use std::sync::Arc;

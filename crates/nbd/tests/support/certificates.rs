@@ -1,5 +1,6 @@
 //! An authority, a server and a client of one test, in files with the names that libnbd and QEMU look for.
 
+#![allow(clippy::unwrap_used, reason = "helpers of a test state their expectations with unwrap")]
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,6 @@
 //! A client written by hand from NBD `doc/proto.md`, sharing nothing with the server, and what tests stand on.
 
+#![allow(clippy::unwrap_used, reason = "helpers of a test state their expectations with unwrap")]
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::io::{self, Read, Write};
