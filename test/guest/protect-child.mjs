@@ -9,7 +9,7 @@ import { Engine } from '@secondsite/engine'
 
 const { folder, disks, logDirectory, isHeld } = JSON.parse(process.argv[2])
 const KIB = 1024
-// A batch of a resynchronization has the size of a window, and must find room beside the logs.
+// A batch of a resynchronization is as large as a window (256 MiB unless said) and must find room beside the logs.
 const options = {
   stateDirectory: join(folder, 'state'),
   frameBytes: 64 * KIB,
