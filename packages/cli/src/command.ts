@@ -10,6 +10,8 @@ import { EXAMPLES } from './help.js'
 import { logApply, logExport, logVerify } from './log-command.js'
 import { logShow } from './log-show-command.js'
 import { errorText, type Output, PROGRESS_MODES, type ProgressMode } from './output.js'
+import { protect } from './protect-command.js'
+import { seconds } from './protect-options.js'
 import { sync, verify } from './sync-command.js'
 
 /** What every verb gets beside its arguments. */
@@ -55,6 +57,7 @@ function programOf(output: Output, finish: (code: ExitCode) => void): Command {
       .copyInheritedSettings(program)
       .addHelpText('after', helpOf(command))
       .action(async (...given: unknown[]) => finish(await invoke(output, action, given)))
+  wire(protectVerb(program), protect)
   addDiskVerbs(program, wire)
   addLogVerbs(program, wire)
   const demoVerb = program.command('demo').description('the main job on a real file system, step by step')
@@ -97,6 +100,42 @@ function addDiskVerbs(program: Command, wire: Wire): void {
     .option('--repair', 'make the replica equal where it differs, then compare again')
     .addOption(digestOption('algorithm of the digests that are printed').default('blake3'))
   wire(withScanOptions(verifyVerb), verify)
+}
+
+function protectVerb(program: Command): Command {
+  return program
+    .command('protect')
+    .description(
+      'Export the disks of a machine over NBD, copy them to the replica while the guest runs, and keep it up to date until ' +
+        'stopped. Started again, after whatever end, it goes on.',
+    )
+    .argument('<disks...>', 'raw images or block devices; they are cut together')
+    .requiredOption('--replica <directory>', 'folder of the replica, on the other site')
+    .requiredOption('--nbd <address>', 'where the guest attaches: unix:PATH or tcp:HOST:PORT')
+    .option('--every <time>', 'time between cuts: 30s, 5m, 1h', seconds, 30)
+    .option('--name <name>', 'name of the machine; default that of its first disk')
+    .option(
+      '--state <directory>',
+      'folder of its state; default /var/lib/secondsite/NAME, or below the home folder',
+    )
+    .option('--threshold <percent>', 'share of a disk that its logs may reach, default 50', wholeNumber)
+    .addOption(
+      new Option('--flush-mode <mode>', 'what a FLUSH makes durable, default disk').choices(['disk', 'log']),
+    )
+    .addOption(
+      new Option('--compression <codec>', 'default adaptive').choices(['adaptive', 'lz4', 'zstd', 'none']),
+    )
+    .addOption(
+      new Option(
+        '--resync <when>',
+        'when an owed resynchronization starts, default window (18:30 to 06:00)',
+      ).choices(['window', 'now', 'manual']),
+    )
+    .option('--spin <microseconds>', 'poll for requests before sleeping, 0 to 1000, default 0', wholeNumber)
+    .option('--tls-cert <file>', 'certificate chain (PEM); clients without TLS are then refused')
+    .option('--tls-key <file>', 'its private key (PEM)')
+    .option('--tls-client-ca <file>', 'authority that must have signed the certificates of clients (PEM)')
+    .option('--ready-fd <number>', 'file descriptor that gets READY=1 once the guest can attach', wholeNumber)
 }
 
 function withScanOptions(command: Command): Command {

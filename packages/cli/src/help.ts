@@ -44,15 +44,25 @@ Examples:
   secondsite demo --keep    # and look at disk, logs and replica afterwards
 `
 
+const PROTECT = `
+Examples:
+  secondsite protect os.raw data.raw --replica /mnt/second/web01 --nbd unix:/run/web01.sock --every 30s
+  secondsite protect /dev/vg/db01 --replica /mnt/second/db01 --nbd tcp:127.0.0.1:10809 --resync now
+  secondsite protect os.raw --replica r --nbd unix:web01.sock --json | jq 'select(.event)'
+Then, for the guest: qemu-system-x86_64 … -drive file=URI,format=raw,if=virtio  (the URIs are printed)
+`
+
 /** Examples of a verb, by its whole name. */
 export const EXAMPLES: Readonly<Record<string, string>> = {
   secondsite: `
 Examples:
+  secondsite protect web01.raw --replica /mnt/second/web01 --nbd unix:/run/web01.sock
   secondsite sync /srv/vm/web01.raw /mnt/second/web01.raw
   secondsite verify --repair a.raw b.raw
   secondsite log show --entries web01-os.hrl
   secondsite <verb> --help
 `,
+  protect: PROTECT,
   sync: SYNC,
   verify: VERIFY,
   log: SHOW,
