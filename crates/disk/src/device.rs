@@ -106,6 +106,10 @@ pub trait BlockDevice: Send + Sync {
     /// DISK_SYNC_FAILED, then and at every later call: a failed sync is never retried as if it could succeed.
     fn flush(&self) -> Result<()>;
 
+    /// Lets the writes to a range begin their way to the medium, so that a later flush finds less to do. A hint: nothing
+    /// is durable by it, and nothing is said of errors, which the flush finds.
+    fn start_writeback(&self, _offset: u64, _length_bytes: u64) {}
+
     /// The extent that begins at `offset`, at most to `end`.
     ///
     /// # Errors

@@ -265,6 +265,16 @@ impl BlockDevice for FileDevice {
         Ok(())
     }
 
+    fn start_writeback(&self, offset: u64, length_bytes: u64) {
+        let (Ok(offset), Ok(length_bytes)) = (i64::try_from(offset), i64::try_from(length_bytes)) else {
+            return;
+        };
+        // SAFETY: the descriptor is open for the whole call, which takes numbers only.
+        unsafe {
+            libc::sync_file_range(self.file.as_raw_fd(), offset, length_bytes, libc::SYNC_FILE_RANGE_WRITE);
+        }
+    }
+
     fn extent_at(&self, offset: u64, end: u64) -> Result<Extent> {
         let end = end.min(self.size_bytes());
         permitted(&self.path, FileOperation::Read, offset, 512)

@@ -8,6 +8,9 @@
 //! never wait for each other's results, and while one punches holes (which waits for the medium on some file systems) the
 //! others compare.
 //!
+//! The medium begins to write a batch while the next ones are compared: the flush at the end is otherwise the half of an
+//! initial copy.
+//!
 //! The unit of copying is the run of differing blocks of 4 KiB, not the chunk: the bytes are at hand, and a replica keeps
 //! its holes inside of a chunk. Blocks of zeros are punched, whether the source stores them or not.
 //!
@@ -15,6 +18,7 @@
 //! that differs nowhere more than before, so the caller drives ranges and goes on where it stopped. A source that is
 //! written to meanwhile must have its changes tracked: a block is copied as it was when its turn came.
 
+use std::ops::Range;
 use std::panic::resume_unwind;
 use std::sync::atomic::AtomicBool;
 
@@ -305,7 +309,11 @@ impl<'a> Worker<'a> {
                 return Ok(());
             }
             for (offset, length_bytes) in batch {
+                let written_bytes = self.report.written_bytes;
                 self.compare_range(offset, offset + length_bytes)?;
+                if self.report.written_bytes > written_bytes {
+                    self.pair.replica.start_writeback(offset, length_bytes);
+                }
             }
         }
     }
@@ -326,32 +334,41 @@ impl<'a> Worker<'a> {
 
     fn compare_window(&mut self, offset: u64, length: usize) -> Result<()> {
         let chunk_bytes = self.pair.options.chunk_bytes as usize;
+        let mut run: Option<Range<usize>> = None;
         for start in (0..length).step_by(chunk_bytes) {
             let chunk = start..length.min(start + chunk_bytes);
-            let is_equal = self.buffers[0][chunk.clone()] == self.buffers[1][chunk.clone()];
-            let at = offset + start as u64;
-            self.digest_chunk(at, chunk.clone(), is_equal);
-            if is_equal {
+            if self.count_chunk(offset, chunk.clone()) {
+                self.copy_run(offset, run.take())?;
                 continue;
             }
-            self.report.different_bytes += chunk.len() as u64;
-            self.report.first_difference.get_or_insert(at);
-            if !self.pair.options.dry_run {
-                self.copy_chunk(offset, chunk.start, chunk.end)?;
-            }
+            run = Some(run.map_or(chunk.start, |run| run.start)..chunk.end);
         }
-        Ok(())
+        self.copy_run(offset, run)
     }
 
-    fn digest_chunk(&mut self, offset: u64, chunk: std::ops::Range<usize>, is_equal: bool) {
+    /// Whether a chunk is equal on both sides; counts and digests it.
+    fn count_chunk(&mut self, window_offset: u64, chunk: Range<usize>) -> bool {
+        let is_equal = self.buffers[0][chunk.clone()] == self.buffers[1][chunk.clone()];
+        let at = window_offset + chunk.start as u64;
+        if !is_equal {
+            self.report.different_bytes += chunk.len() as u64;
+            self.report.first_difference.get_or_insert(at);
+        }
+        self.digest_chunk(at, chunk, is_equal);
+        is_equal
+    }
+
+    fn digest_chunk(&mut self, offset: u64, chunk: Range<usize>, is_equal: bool) {
         let Some(hasher) = &self.hasher else { return };
         let source = hasher.digest(&self.buffers[0][chunk.clone()]);
         let replica = if is_equal { source } else { hasher.digest(&self.buffers[1][chunk]) };
         self.digests.push(ChunkDigests { offset, source, replica });
     }
 
-    /// Copies the differing blocks of a chunk, neighbours of one kind in one piece.
-    fn copy_chunk(&mut self, window_offset: u64, start: usize, end: usize) -> Result<()> {
+    /// Copies the differing blocks of neighbouring chunks that differ; neighbours of one kind in one piece, as each
+    /// write costs the lock of the file.
+    fn copy_run(&mut self, window_offset: u64, run: Option<Range<usize>>) -> Result<()> {
+        let Some(Range { start, end }) = run.filter(|_| !self.pair.options.dry_run) else { return Ok(()) };
         let mut at = start;
         while at < end {
             let action = self.action(at, end);

@@ -146,7 +146,11 @@ function withScanOptions(command: Command): Command {
       wholeNumber,
       65_536,
     )
-    .option('--threads <count>', 'threads that read and compare, 1 to 64', wholeNumber, 2)
+    .option(
+      '--threads <count>',
+      'threads that read, compare and copy, 1 to 64 (default: 2, or 1 for a replica that is created)',
+      wholeNumber,
+    )
     .addOption(progressOption())
 }
 

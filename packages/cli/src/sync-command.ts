@@ -59,7 +59,7 @@ function verdictOf(found: VerifyDisksResult): string {
 function scanOptions({ output, signal }: Invocation, given: Given): SyncOptions {
   return {
     chunkBytes: given['chunk'] as number,
-    threads: given['threads'] as number,
+    ...(given['threads'] === undefined ? {} : { threads: given['threads'] as number }),
     signal,
     onProgress: (step) => {
       const { phase, doneBytes, totalBytes, bytesPerSecond } = step

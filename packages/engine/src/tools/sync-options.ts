@@ -22,7 +22,7 @@ export interface SyncProgress {
 export interface SyncOptions {
   /** A power of two, 4096 to 4 194 304, default 65 536. */
   readonly chunkBytes?: number
-  /** 1 to 64, default 2: a thread a side. */
+  /** 1 to 64. Default 2; 1 for a replica that is created, as writers wait for each other at the file they write. */
   readonly threads?: number
   /** Compares only. */
   readonly dryRun?: boolean
@@ -43,8 +43,8 @@ export interface SyncSettings extends SyncOptions {
 }
 
 /** @throws {OPTION_OUT_OF_RANGE} naming the option, its value and its range */
-export function settingsOf(options: SyncOptions): SyncSettings {
-  const { chunkBytes = 64 * 1024, threads = 2, dryRun = false } = options
+export function settingsOf(options: SyncOptions, threadsDefault = 2): SyncSettings {
+  const { chunkBytes = 64 * 1024, threads = threadsDefault, dryRun = false } = options
   const isPower = Number.isSafeInteger(chunkBytes) && Number.isInteger(Math.log2(chunkBytes))
   const isChunk = isPower && chunkBytes >= CHUNK_BYTES_MIN && chunkBytes <= CHUNK_BYTES_MAX
   check(isChunk, 'chunkBytes', chunkBytes, 'a power of two, 4096 to 4194304')

@@ -50,10 +50,10 @@ export async function syncDisks(
   replica: string,
   options: SyncOptions = {},
 ): Promise<SyncResult> {
-  const settings = settingsOf(options)
+  const isReplicaNew = !existsSync(replica)
+  const settings = settingsOf(options, isReplicaNew ? 1 : 2)
   throwIfAborted(options.signal)
   const { sizeBytes, allocatedBytes } = native.probeDisk(source)
-  const isReplicaNew = !existsSync(replica)
   if (isReplicaNew && settings.dryRun) return unborn(sizeBytes, allocatedBytes)
   if (isReplicaNew) native.createImage(replica, sizeBytes)
   const { digests: _, ...result } = await walkPair(pairOf(source, replica), settings)
