@@ -452,3 +452,124 @@ fn spinning_changes_nothing_but_the_time() {
     }
     assert_eq!(client.read(0, 512), [(1984 % 256) as u8; 512]);
 }
+
+/// Reading here is a bug of the device.
+const PANICS_AT: u64 = MIB - 4096;
+
+/// A device of which only the first half is in a cache.
+struct HalfCached(FaultDevice);
+
+impl BlockDevice for HalfCached {
+    fn path(&self) -> &std::path::Path {
+        self.0.path()
+    }
+    fn size_bytes(&self) -> u64 {
+        self.0.size_bytes()
+    }
+    fn sector_size_bytes(&self) -> u32 {
+        self.0.sector_size_bytes()
+    }
+    fn read_cached(&self, offset: u64, buffer: &mut [u8]) -> DiskResult<bool> {
+        buffer.fill(0xee);
+        let is_cached = offset + buffer.len() as u64 <= self.size_bytes() / 2;
+        if is_cached { self.0.read_at(offset, buffer).map(|()| true) } else { Ok(false) }
+    }
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> DiskResult<()> {
+        assert_ne!(offset, PANICS_AT, "a bug, wanted by the test");
+        self.0.read_at(offset, buffer)
+    }
+    fn write_at(&self, offset: u64, data: &[u8]) -> DiskResult<()> {
+        self.0.write_at(offset, data)
+    }
+    fn write_zeroes(&self, offset: u64, length_bytes: u64, may_unmap: bool) -> DiskResult<()> {
+        self.0.write_zeroes(offset, length_bytes, may_unmap)
+    }
+    fn discard(&self, offset: u64, length_bytes: u64) -> DiskResult<()> {
+        self.0.discard(offset, length_bytes)
+    }
+    fn flush(&self) -> DiskResult<()> {
+        self.0.flush()
+    }
+    fn extent_at(&self, offset: u64, end: u64) -> DiskResult<secondsite_disk::Extent> {
+        self.0.extent_at(offset, end)
+    }
+}
+
+/// A batch of sixteen reads, every second one missing the cache, of a disk whose sectors hold their number.
+fn read_sixteen(client: &mut Client) -> Vec<(u64, Result<Vec<u8>, u32>)> {
+    let at = |i: u64| if i.is_multiple_of(2) { i * 4096 } else { MIB / 2 + i * 4096 };
+    let reads = (0..16u64).flat_map(|i| request(0, READ, i, at(i), 4096, &[]));
+    client.send(&reads.collect::<Vec<u8>>());
+    let mut replies: Vec<_> = (0..16).map(|_| read_reply(client)).collect();
+    replies.sort_by_key(|(cookie, _)| *cookie);
+    replies
+}
+
+fn read_reply(client: &mut Client) -> (u64, Result<Vec<u8>, u32>) {
+    match client.reply() {
+        Reply::Simple { error: 0, cookie } => (cookie, Ok(client.take_many(4096))),
+        Reply::Simple { error, cookie } => (cookie, Err(error)),
+        Reply::Chunk { kind: 1, cookie, payload, .. } => (cookie, Ok(payload[8..].to_vec())),
+        Reply::Chunk { cookie, payload, .. } => (cookie, Err(be32(&payload))),
+    }
+}
+
+#[test]
+fn reads_that_miss_the_cache_give_the_same_and_fail_alone() {
+    for is_structured in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let memory = MemoryDevice::new("memory", MIB);
+        (0..MIB / 512).for_each(|i| memory.write_at(i * 512, &[i as u8; 512]).unwrap());
+        let content = memory.bytes();
+        let device = Arc::new(HalfCached(FaultDevice::new(Arc::new(memory))));
+        let server = serve_device(folder.path(), device.clone());
+        let mut client = Client::enter(&server, "disk", is_structured);
+        let expected = |i: u64| {
+            let at = if i.is_multiple_of(2) { i * 4096 } else { MIB / 2 + i * 4096 };
+            content[at as usize..][..4096].to_vec()
+        };
+        for (cookie, result) in read_sixteen(&mut client) {
+            assert!(result.as_ref() == Ok(&expected(cookie)), "{cookie}");
+        }
+        for bad in [3u64, 8, 15] {
+            let at = if bad == 8 { bad * 4096 } else { MIB / 2 + bad * 4096 };
+            device.0.arm(Fault::new(Operation::Read).inside(at..at + 1));
+            for (cookie, result) in read_sixteen(&mut client) {
+                let wanted = if cookie == bad { Err(EIO) } else { Ok(expected(cookie)) };
+                assert!(result == wanted, "{bad} {cookie}");
+            }
+        }
+        // A panic in a thread that reads is the error of its read.
+        let pair =
+            [request(0, READ, 1, MIB - 8192, 4096, &[]), request(0, READ, 2, PANICS_AT, 4096, &[])].concat();
+        client.send(&pair);
+        let mut replies = [read_reply(&mut client), read_reply(&mut client)];
+        replies.sort_by_key(|(cookie, _)| *cookie);
+        assert_eq!(replies[0].1.as_ref().map(Vec::len), Ok(4096));
+        assert_eq!(replies[1], (2, Err(EIO)));
+    }
+}
+
+#[test]
+fn a_read_that_misses_sees_nothing_of_the_write_behind_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let device = Arc::new(HalfCached(FaultDevice::new(Arc::new(MemoryDevice::new("memory", MIB)))));
+    let server = serve_device(folder.path(), device);
+    let mut client = Client::enter(&server, "disk", true);
+    let at = MIB / 2;
+    for kind in [WRITE, ZEROES, TRIM] {
+        client.write(at, &[5; 8192]);
+        let payload: &[u8] = if kind == WRITE { &[6; 8192] } else { &[] };
+        let mut bytes = request(0, READ, 1, at, 4096, &[]);
+        bytes.extend(request(0, READ, 2, at + 4096, 4096, &[]));
+        bytes.extend(request(0, kind, 3, at, 8192, payload));
+        bytes.extend(request(0, READ, 4, at, 4096, &[]));
+        client.send(&bytes);
+        for _ in 0..4 {
+            if let Reply::Chunk { cookie, payload, .. } = client.reply() {
+                let after = if kind == WRITE { 6 } else { 0 };
+                assert_eq!(payload[8], if cookie == 4 { after } else { 5 }, "{kind} {cookie}");
+            }
+        }
+    }
+}

@@ -3,6 +3,7 @@
 //! Requests are carried out in the order of their arrival, with one freedom: writes are collected and given to the
 //! export together. A read that does not touch a collected write goes before it, which a client cannot tell, as it has
 //! no answer to either. Everything else waits for the collected writes: overlapping reads, zeroes, trims, status, flush.
+//! Likewise reads that miss the cache are collected and done side by side, before anything that changes what they read.
 
 use std::io;
 use std::sync::Arc;
@@ -21,13 +22,30 @@ use crate::wire::Sender;
 
 use super::intake::{Batch, Request};
 use super::out::{Out, SEND_BYTES};
+use super::readers::{Job, Readers};
 use super::status;
 
+/// A longer read that misses the cache is not collected: the read-ahead of the system gives it its depth.
+const MISS_BYTES_MAX: u32 = 256 << 10;
 /// CACHE reads in pieces of this.
 const CACHE_PIECE_BYTES: usize = 1 << 20;
 
 /// Why a request failed: the protocol's number, and a code for people.
 pub(crate) type Failure = (Errno, &'static str);
+
+/// A read that has to wait for the medium; its reply is laid out already.
+struct Miss {
+    header: RequestHeader,
+    /// Where its reply begins, and where its data does.
+    reply_at: usize,
+    data_at: usize,
+}
+
+impl Miss {
+    fn data_end(&self) -> usize {
+        self.data_at + self.header.length_bytes as usize
+    }
+}
 
 pub(crate) struct Executor {
     export: Arc<dyn Export>,
@@ -36,6 +54,8 @@ pub(crate) struct Executor {
     out: Out,
     /// Writes of the batch that wait to be given to the export, by their place in it.
     pending: Vec<usize>,
+    misses: Vec<Miss>,
+    readers: Readers,
     tally: Tally,
     counters: Arc<LiveCounters>,
 }
@@ -50,12 +70,15 @@ impl Executor {
             has_contexts: !entered.contexts.is_empty(),
             is_zeroing_fast: entered.export.is_zeroing_fast(),
         };
+        let readers = Readers::new(entered.export.clone());
         Self {
             export: entered.export,
             contexts: entered.contexts,
             rules,
             out: Out::default(),
             pending: Vec::new(),
+            misses: Vec::new(),
+            readers,
             tally: Tally::default(),
             counters,
         }
@@ -70,10 +93,12 @@ impl Executor {
         for (index, request) in batch.requests.iter().enumerate() {
             self.one(batch, index, request);
             if self.out.used() >= SEND_BYTES {
+                self.read_misses();
                 self.out.send(sender)?;
             }
         }
         self.write_pending(batch);
+        self.read_misses();
         self.tally.request_count += batch.requests.len() as u64;
         // Before the replies leave: who has its reply finds it counted.
         self.counters.add(&mut self.tally);
@@ -87,7 +112,12 @@ impl Executor {
             Err(errno) => return self.answer(header, Err((errno, "NBD_REQUEST_REFUSED"))),
         };
         match command {
-            Command::Write => self.pending.push(index),
+            Command::Write => {
+                if self.misses.iter().any(|miss| overlap(&miss.header, header)) {
+                    self.read_misses();
+                }
+                self.pending.push(index);
+            }
             Command::Read => {
                 if self.touches_pending(batch, header) {
                     self.write_pending(batch);
@@ -95,6 +125,7 @@ impl Executor {
                 self.read(header);
             }
             _ => {
+                self.read_misses();
                 self.write_pending(batch);
                 self.other(command, header);
             }
@@ -102,27 +133,67 @@ impl Executor {
     }
 
     fn touches_pending(&self, batch: &Batch, read: &RequestHeader) -> bool {
-        self.pending.iter().any(|index| {
-            let write = &batch.requests[*index].header;
-            write.offset < read.end() && read.offset < write.end()
-        })
+        self.pending.iter().any(|index| overlap(&batch.requests[*index].header, read))
     }
 
     fn read(&mut self, header: &RequestHeader) {
-        let used = self.out.used();
+        let reply_at = self.out.used();
         if self.rules.is_structured {
             self.out.put(&reply::data_header(header.cookie, header.offset, header.length_bytes));
         } else {
             self.out.put(&reply::simple(header.cookie, None));
         }
-        let space = self.out.space(header.length_bytes as usize);
-        match self.export.device().read_at(header.offset, space) {
-            Ok(()) => self.tally.read_bytes += u64::from(header.length_bytes),
-            Err(e) => {
-                self.out.take_back(used);
-                self.answer(header, Err(errno_of(&e)));
+        let data_at = self.out.used();
+        let (device, space) = (self.export.device(), self.out.space(header.length_bytes as usize));
+        let miss = Miss { header: *header, reply_at, data_at };
+        match device.read_cached(header.offset, space) {
+            Ok(false) if header.length_bytes <= MISS_BYTES_MAX => self.misses.push(miss),
+            Ok(false) => {
+                let result = device.read_at(header.offset, space);
+                self.end_read(&miss, result);
             }
+            cached => self.end_read(&miss, cached.map(|_| ())),
         }
+    }
+
+    /// Counts a read, or puts the error in the place of its reply.
+    fn end_read(&mut self, miss: &Miss, result: Result<(), DiskError>) {
+        let Err(error) = result else {
+            self.tally.read_bytes += u64::from(miss.header.length_bytes);
+            return;
+        };
+        let rest = self.out.cut(miss.reply_at, miss.data_end());
+        self.answer(&miss.header, Err(errno_of(&error)));
+        self.out.put(&rest);
+    }
+
+    /// Does the reads that were collected: one here, several side by side.
+    fn read_misses(&mut self) {
+        let misses = std::mem::take(&mut self.misses);
+        if let [miss] = &misses[..] {
+            let space = self.out.at(miss.data_at, miss.data_end());
+            let result = self.export.device().read_at(miss.header.offset, space);
+            self.end_read(miss, result);
+        } else if !misses.is_empty() {
+            self.read_side_by_side(&misses);
+        }
+        self.misses = misses;
+        self.misses.clear();
+    }
+
+    fn read_side_by_side(&mut self, misses: &[Miss]) {
+        let job = |(slot, miss): (usize, &Miss)| {
+            let buffer = vec![0; miss.header.length_bytes as usize];
+            Job { slot, offset: miss.header.offset, buffer }
+        };
+        let mut done = self.readers.read(misses.iter().enumerate().map(job));
+        for read in done.iter().filter(|read| read.result.is_ok()) {
+            let miss = &misses[read.slot];
+            self.out.at(miss.data_at, miss.data_end()).copy_from_slice(&read.buffer);
+        }
+        // From the last to the first: an error is shorter than the data it replaces, so what is behind it moves.
+        done.sort_by_key(|read| std::cmp::Reverse(read.slot));
+        done.into_iter().for_each(|read| self.end_read(&misses[read.slot], read.result));
     }
 
     /// Gives the collected writes to the export and answers them; one flush serves all that ask for it.
@@ -236,6 +307,10 @@ impl Executor {
             self.out.put(&reply::simple(header.cookie, Some(errno)));
         }
     }
+}
+
+fn overlap(one: &RequestHeader, other: &RequestHeader) -> bool {
+    one.offset < other.end() && other.offset < one.end()
 }
 
 fn failure_of(result: Result<(), DiskError>) -> Result<(), Failure> {

@@ -4,12 +4,13 @@
 //! |---|---|
 //! | `intake`, `spin` | receives, gives whole requests |
 //! | `lanes` | where a batch is carried out |
-//! | `executor`, `status`, `out` | carries it out, sends the replies |
+//! | `executor`, `readers`, `status`, `out` | carries it out, sends the replies |
 
 mod executor;
 mod intake;
 mod lanes;
 mod out;
+mod readers;
 mod spin;
 mod status;
 

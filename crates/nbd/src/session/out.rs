@@ -36,6 +36,18 @@ impl Out {
         space
     }
 
+    /// What was put into a range.
+    pub(crate) fn at(&mut self, start: usize, end: usize) -> &mut [u8] {
+        &mut self.bytes[start..end]
+    }
+
+    /// Takes back everything from `start` on; what was put behind `end` is returned.
+    pub(crate) fn cut(&mut self, start: usize, end: usize) -> Vec<u8> {
+        let rest = self.bytes[end..self.used].to_vec();
+        self.used = start;
+        rest
+    }
+
     /// Takes back what was put since `used` was this.
     pub(crate) fn take_back(&mut self, used: usize) {
         self.used = used;
