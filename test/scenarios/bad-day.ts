@@ -11,7 +11,7 @@ import {
 } from '@secondsite/engine'
 import { FaultyFileSystem } from '@secondsite/engine/testing'
 import { expect } from 'vitest'
-import { MIB, Workplace } from './workplace.js'
+import { KIB, MIB, Workplace } from './workplace.js'
 
 /** The error that a promise must end with. */
 export async function refusal(promise: Promise<unknown>): Promise<SecondsiteError> {
@@ -63,7 +63,7 @@ export class BadDay {
 
   /** Writes as a guest does; throws when the guest would see an error. */
   async guestWrites(machine: ProtectedMachine, writeCount = 10): Promise<void> {
-    await this.place.scribble(machine, writeCount)
+    await this.place.scribble(machine, writeCount, 16 * KIB)
     await machine.disks[0]?.flush()
   }
 
@@ -88,6 +88,15 @@ export class BadDay {
     this.place.remove()
   }
 
+  /** A cycle that finds out that a resynchronization is owed is refused in its middle. */
+  async #replicate(machine: ProtectedMachine): Promise<string> {
+    const code = await codeOf(machine.replicate())
+    if (code === 'none') return 'replicate'
+    expect(code).toBe('INVALID_STATE')
+    expect(machine.state).toBe('WaitingForStartResynchronize')
+    return 'notice'
+  }
+
   async #step(machine: ProtectedMachine): Promise<string> {
     switch (machine.state) {
       case 'ReadyForInitialReplication':
@@ -108,8 +117,7 @@ export class BadDay {
         await machine.resume()
         return 'resume'
       default:
-        await machine.replicate()
-        return 'replicate'
+        return this.#replicate(machine)
     }
   }
 }

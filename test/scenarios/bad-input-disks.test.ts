@@ -125,6 +125,11 @@ describe('enable refuses, and leaves nothing behind,', () => {
   })
 })
 
+/** Unix milliseconds so many days from now. */
+function days(count: number): number {
+  return Date.now() + count * 86_400_000
+}
+
 describe('options out of range', () => {
   it.each([
     ['policy', { replicationFrequencySeconds: 0 }],
@@ -158,7 +163,6 @@ describe('options out of range', () => {
 
   it('of a start time are refused', async () => {
     const machine = await day.replicating()
-    const days = (count: number) => Date.now() + count * 86_400_000
     for (const startTimeMs of [days(-1), days(8)]) {
       expect(await refusal(machine.resynchronize({ startTimeMs }))).toMatchObject({ code: 'WINDOW_TOO_FAR' })
     }

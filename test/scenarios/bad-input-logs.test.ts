@@ -47,10 +47,13 @@ function changeSlot(block: Buffer, slot: number, checksumAt: number, change: (sl
   bytes.writeUInt32LE(byteSum(bytes, checksumAt), checksumAt)
 }
 
+function isSealed(path: string): boolean {
+  return readFileSync(path).readBigUInt64LE(END_OF_LOG_AT) > 0n
+}
+
 /** Sealed logs of the disk, oldest first. */
 function waitingLogs(): string[] {
   const names = readdirSync(day.place.folder).filter((name) => /^os\.raw\.\d{10}\.hrl$/.test(name))
-  const isSealed = (path: string) => readFileSync(path).readBigUInt64LE(END_OF_LOG_AT) > 0n
   return names
     .sort()
     .map((name) => day.place.path(name))

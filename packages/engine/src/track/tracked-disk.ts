@@ -119,7 +119,9 @@ export class TrackedDisk {
 
   /** Counters, one snapshot. */
   status(): NativeTrackedStatus {
-    return native.trackedStatus(this.#handle) as NativeTrackedStatus
+    const status = native.trackedStatus(this.#handle)
+    // What is none on the other side of the border arrives as no property at all.
+    return { ...status, resyncReason: status.resyncReason ?? null } as NativeTrackedStatus
   }
 
   /** Sealed logs that were not released, in the order of their chain. */
