@@ -137,6 +137,8 @@ export class ReplicationWork {
     this.#cycleStartedMs = undefined
     const durationMs = context.clock.nowMs() - startedMs
     await context.events.raise(context, 'resyncFinished', { ...report, durationMs })
+    // A log or a write of the guest may have failed while the pass ran.
+    await this.noticeOwedResync()
     this.#later.arm()
     return report
   }

@@ -44,7 +44,7 @@ export async function beginResync(
   restart: boolean,
 ): Promise<Resync> {
   const open = await context.resyncs.openResync(context.machineId)
-  if (open && !restart) {
+  if (open && !restart && context.disks.every(isTrackedInLog)) {
     await context.resyncs.setResyncState(open.resyncId, 'running')
     return open
   }
@@ -62,6 +62,11 @@ export async function beginResync(
   const seed = Buffer.from(context.random.bytes(8)).toString('hex')
   const row = { ...pass, seed, chunkBytes, digest, startedMs: context.clock.nowMs(), endedMs: null }
   return context.resyncs.addResync(row)
+}
+
+/** A log that failed since a pass began left writes that neither its candidates nor a log know: it cannot go on. */
+function isTrackedInLog(disk: TrackedDisk): boolean {
+  return disk.status().mode === 'logging'
 }
 
 /** The replica forgets what it holds of an earlier pass; this side's queue begins anew, too. */
