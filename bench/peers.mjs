@@ -150,6 +150,70 @@ async function writeBlocks(disk, block, totalBytes, sizeBytes) {
   await Promise.all([worker(), worker(), worker(), worker()])
 }
 
+/** What grows with the data and what does not: a resync by allocated bytes, a cycle by bytes written, cycles by those before. */
+async function growth() {
+  const unit = isQuick ? 16 * MIB : 512 * MIB
+  const results = []
+  for (const factor of [1, 2, 4]) {
+    const [source, replica] = [join(memory, 'growth.raw'), join(memory, 'growth-replica.raw')]
+    fill(source, factor * 2 * unit, factor * unit)
+    must('cp', ['--sparse=always', source, replica])
+    const name = `secondsite sync, ${(factor * unit) / MIB} MiB allocated`
+    results.push({ name, ...summary(await times(rounds, () => syncDisks(source, replica))) })
+    for (const path of [source, replica]) rmSync(path)
+  }
+  results.push(...(await cycleGrowth(unit)))
+  const method =
+    'In memory. Disks of twice their allocated bytes; cycles of a 1 GiB disk with 64 KiB writes; the last line comes after 200 cycles were kept and forgotten.'
+  return { title: 'How cost grows (P15)', method, unit: 's', results: ratios(results, results[0].name) }
+}
+
+async function times(count, work) {
+  const values = []
+  for (let round = 0; round < count; round += 1) {
+    const startedMs = performance.now()
+    await work()
+    values.push((performance.now() - startedMs) / 1000)
+  }
+  return values
+}
+
+async function cycleGrowth(unit) {
+  const sizeBytes = 2 * unit
+  const disk = join(memory, 'cycles.raw')
+  closeSync(image(disk, sizeBytes))
+  const engine = await Engine.open({ stateDirectory: join(memory, 'growth-state') })
+  const policy = {
+    resyncThresholdPercent: 100,
+    replicationFrequencySeconds: 86_400,
+    coalesce: { enabled: false },
+  }
+  const replica = { directory: join(memory, 'growth-replica') }
+  const web01 = await engine.enable({ name: 'web01', disks: [disk], replica, policy })
+  await web01.startInitialReplication()
+  const block = random.bytes(64 * 1024)
+  const cycle = async (bytes) => {
+    const values = []
+    for (let round = 0; round < rounds; round += 1) {
+      await writeBlocks(web01.disks[0], block, bytes, sizeBytes)
+      values.push(...(await times(1, () => web01.replicate())))
+    }
+    return summary(values)
+  }
+  const results = []
+  for (const factor of [1, 2, 4]) {
+    const bytes = (factor * unit) / 8
+    results.push({ name: `secondsite cycle, ${bytes / MIB} MiB written`, ...(await cycle(bytes)) })
+  }
+  for (let n = 0; n < (isQuick ? 5 : 200); n += 1) await web01.replicate()
+  results.push({
+    name: `secondsite cycle, ${unit / 8 / MIB} MiB written, 200 cycles later`,
+    ...(await cycle(unit / 8)),
+  })
+  await engine.close()
+  return results
+}
+
 /** Peak memory of a process that copies, cycles and verifies a sparse disk. */
 async function memoryUse() {
   const sizes = isQuick ? [GIB] : [GIB, 64 * GIB, 4096 * GIB]
@@ -216,7 +280,7 @@ async function reopen() {
 if (!existsSync(cli)) throw new Error('run npm run setup first')
 try {
   const groups = []
-  for (const scenario of [resync, copy, cycles, memoryUse, reopen]) {
+  for (const scenario of [resync, copy, cycles, growth, memoryUse, reopen]) {
     const group = await scenario()
     groups.push(group)
     process.stdout.write(`${group.title}\n`)
