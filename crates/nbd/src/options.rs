@@ -41,8 +41,9 @@ pub struct TlsOptions {
 
 /// The limit of everything that a client can ask for.
 ///
-/// Memory of a connection is at most two receive buffers and one reply buffer: `2 * (request_bytes_max + 28) + 2 MiB +
-/// request_bytes_max`, 98 MiB with the defaults when a client really sends and asks so much, 0.5 MiB while it does not.
+/// Memory of a connection is at most two receive buffers, one reply buffer and sixteen reads that miss the cache:
+/// `2 * (request_bytes_max + 28) + request_bytes_max + 2 MiB + 4 MiB`, 102 MiB with the defaults when a client really
+/// sends and asks so much, 0.5 MiB while it does not. Threads of a connection are at most 17, started when needed.
 /// Buffers grow with what arrives, not with what is announced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
