@@ -198,33 +198,38 @@ describe('a log', () => {
   })
 })
 
+/** Does `action` while a guest writes without a pause. */
+async function besideGuest(
+  write: () => Promise<unknown> | undefined,
+  action: () => Promise<void>,
+): Promise<void> {
+  const done = new AbortController()
+  const guest = (async () => {
+    while (!done.signal.aborted) await write()
+  })()
+  try {
+    await action()
+  } finally {
+    done.abort()
+    await guest
+  }
+}
+
 describe('verify on a disk that is written to', () => {
   it('raises no false alarm, and still finds a byte that differs', async () => {
     const machine = await day.replicating(4 * MIB)
-    let isBusy = true
-    const guest = (async () => {
-      while (isBusy) await day.place.scribble(machine, 1, 8 * KIB)
-    })()
-    try {
+    const scribble = () => day.place.scribble(machine, 1, 8 * KIB)
+    await besideGuest(scribble, async () => {
       for (let round = 0; round < 8; round += 1) expect(await machine.verify()).toMatchObject({ equal: true })
-    } finally {
-      isBusy = false
-      await guest
-    }
-    const image = day.place.path('replica/os.raw.raw')
+    })
     await machine.replicate()
+    const image = day.place.path('replica/os.raw.raw')
     const bytes = readFileSync(image)
     bytes.writeUInt8(bytes.readUInt8(3 * MIB) ^ 1, 3 * MIB)
     writeFileSync(image, bytes)
-    isBusy = true
-    const elsewhere = (async () => {
-      while (isBusy) await machine.disks[0]?.write(0, day.place.random.bytes(4096))
-    })()
-    try {
+    const writeElsewhere = () => machine.disks[0]?.write(0, day.place.random.bytes(4096))
+    await besideGuest(writeElsewhere, async () => {
       expect(await machine.verify()).toMatchObject({ equal: false })
-    } finally {
-      isBusy = false
-      await elsewhere
-    }
+    })
   })
 })
