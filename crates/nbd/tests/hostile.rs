@@ -46,8 +46,9 @@ fn dripping_bytes_does_not_extend_the_handshake() {
     let place = Place::new(MIB);
     let server = serve_with(&place, Limits { handshake_time_ms: 100, ..Limits::default() });
     let mut stream = socket(&server);
+    // An option that the server would wait for: nothing in it is wrong but the pace.
     let mut bytes = vec![0, 0, 0, 3];
-    bytes.extend(b"IHAVEOPT");
+    bytes.extend(b"IHAVEOPT\0\0\0\x63\0\0\x10\0");
     bytes.resize(4000, 0);
     let is_cut_off = bytes.iter().any(|byte| {
         std::thread::sleep(Duration::from_millis(5));
