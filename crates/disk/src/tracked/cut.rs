@@ -4,14 +4,16 @@
 //! them nothing is created, synced or deleted. A log without entries is not swapped: its disk stands at the cut
 //! already, and no file is made for nothing.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use secondsite_hrl::{LogId, LogOptions, LogWriter};
 
 use super::disk::TrackedDisk;
-use super::files::{TrackedFile, file_error};
+use super::files::{File, TrackedFile, file_error};
 use super::order::{OpenLog, Order, SEQUENCE_BITS, Sealing, reason_of};
+use super::spares::recycle;
 use super::state::QueuedLog;
 use crate::error::{DiskError, Place, Result};
 
@@ -105,7 +107,7 @@ impl TrackedDisk {
             order.tracking.header.next_number - 1
         };
         self.options.step("numbered");
-        let log = new_log(&self.options, &self.names, number, previous_id)?;
+        let log = new_log(&self.options, &self.names, number, previous_id, self.take_spare())?;
         self.sync_tracking();
         Ok(log)
     }
@@ -181,27 +183,19 @@ impl TrackedDisk {
     }
 }
 
-/// Creates the files of a log and makes their names durable.
+/// Creates the files of a log, out of a spare where there is one, and makes their names durable.
 pub(crate) fn new_log(
     options: &super::TrackOptions,
     names: &super::files::Names,
     number: u64,
     previous_id: LogId,
+    spare: Option<PathBuf>,
 ) -> Result<OpenLog> {
     let path = names.log(number);
-    let open = |path: &std::path::Path| {
-        let fault = options.log_fault.clone();
-        let failed = fault.as_ref().and_then(|fault| fault("create")).map_or(Ok(()), Err);
-        let file =
-            failed.and_then(|()| options.files.create(path)).map_err(|e| file_error(path, "create", e))?;
-        Ok::<_, DiskError>(Arc::new(TrackedFile::new(file, fault)))
-    };
-    let made = open(&path).and_then(|log| {
-        let index = open(&secondsite_hrl::index_path(&path))?;
-        let writer = LogWriter::create(log, index, log_options(options, number, previous_id))?;
+    let made = write_new(options, &path, log_options(options, number, previous_id), spare).and_then(|log| {
         let synced = options.files.sync_folder(&names.folder);
         synced.map_err(|e| file_error(&names.folder, "sync the folder", e))?;
-        Ok(writer)
+        Ok(log)
     });
     match made {
         Ok(writer) => Ok(OpenLog { number, path, writer }),
@@ -211,6 +205,30 @@ pub(crate) fn new_log(
             Err(e)
         }
     }
+}
+
+fn write_new(
+    options: &super::TrackOptions,
+    path: &Path,
+    log_options: LogOptions,
+    spare: Option<PathBuf>,
+) -> Result<LogWriter<File>> {
+    if let Some(spare) = spare {
+        if let Ok(writer) = recycle(options, &spare, path, log_options.clone()) {
+            return Ok(writer);
+        }
+        let _ = options.files.remove(&spare); // A fresh file may do better; if not, its error is the one to report.
+    }
+    let open = |path: &Path| {
+        let fault = options.log_fault.clone();
+        let failed = fault.as_ref().and_then(|fault| fault("create")).map_or(Ok(()), Err);
+        let file =
+            failed.and_then(|()| options.files.create(path)).map_err(|e| file_error(path, "create", e))?;
+        Ok::<_, DiskError>(Arc::new(TrackedFile::new(file, fault)))
+    };
+    let log = open(path)?;
+    let index = open(&secondsite_hrl::index_path(path))?;
+    Ok(LogWriter::create(log, index, log_options)?)
 }
 
 fn log_options(options: &super::TrackOptions, number: u64, previous_id: LogId) -> LogOptions {

@@ -1,7 +1,7 @@
 //! The tracked disk as a block device: one order for log and disk, and the flush that concurrent callers share.
 
 use std::io::IoSlice;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -27,6 +27,8 @@ pub struct TrackedDisk {
     pub(crate) queue: Mutex<Vec<QueuedLog>>,
     /// Held by one slow operation at a time: cut, release, fold, resync, close.
     pub(crate) housekeeping: Mutex<()>,
+    /// Files of released logs, to be written again.
+    pub(crate) spares: Mutex<Vec<PathBuf>>,
     gate: FlushGate,
     piece_bytes_max: u64,
     regions_max: u64,
@@ -58,6 +60,7 @@ impl TrackedDisk {
             order: Mutex::new(order),
             queue: Mutex::new(queue),
             housekeeping: Mutex::new(()),
+            spares: Mutex::default(),
             gate: FlushGate::default(),
             is_rotating: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),

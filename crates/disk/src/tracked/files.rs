@@ -118,13 +118,20 @@ fn io_of(error: HrlError) -> io::Error {
 /// and seals in several threads everybody must learn of it.
 pub(crate) struct TrackedFile {
     inner: Arc<dyn LogFile>,
+    /// The name shown in errors, where the file was renamed.
+    name: Option<PathBuf>,
     fault: Option<LogFault>,
     sync_failed: Mutex<bool>,
 }
 
 impl TrackedFile {
     pub(crate) fn new(inner: Arc<dyn LogFile>, fault: Option<LogFault>) -> Self {
-        Self { inner, fault, sync_failed: Mutex::new(false) }
+        Self { inner, name: None, fault, sync_failed: Mutex::new(false) }
+    }
+
+    /// The same under the name that it is about to have.
+    pub(crate) fn named(self, path: &Path) -> Self {
+        Self { name: Some(path.to_path_buf()), ..self }
     }
 
     fn fail(&self, operation: &str) -> io::Result<()> {
@@ -134,7 +141,7 @@ impl TrackedFile {
 
 impl LogFile for TrackedFile {
     fn path(&self) -> &Path {
-        self.inner.path()
+        self.name.as_deref().unwrap_or_else(|| self.inner.path())
     }
 
     fn write_all_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
@@ -195,6 +202,11 @@ impl Names {
     /// The n-th log.
     pub(crate) fn log(&self, number: u64) -> PathBuf {
         self.folder.join(format!("{}.{number:010}.hrl", self.disk))
+    }
+
+    /// The n-th file that waits to be written again.
+    pub(crate) fn spare(&self, n: usize) -> PathBuf {
+        self.folder.join(format!("{}.spare-{n}.hrl", self.disk))
     }
 
     /// The number of a log by its file name; `None` for files that are not ours.

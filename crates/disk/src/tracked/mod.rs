@@ -16,6 +16,7 @@
 //! | `queue` | sealed logs that wait to be released; coalescing |
 //! | `dirty` | what was written since the last acknowledged cut |
 //! | `grow` | a disk that has become larger |
+//! | `spares` | released logs whose files are written again |
 //! | `resync` | folding logs into the map, candidates, the end of a resynchronization |
 //! | `open`, `recover`, `scan`, `redo`; `close` | recovery; the clean end |
 //! | `file`, `header`, `bits`, `regions` | the tracking file |
@@ -43,6 +44,7 @@ mod redo;
 mod regions;
 mod resync;
 mod scan;
+mod spares;
 mod state;
 
 pub use batch::{BatchAction, BatchRequest};

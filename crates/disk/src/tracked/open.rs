@@ -30,6 +30,7 @@ use super::options::TrackOptions;
 use super::order::{OpenLog, Order, SEQUENCE_BITS, reason_of};
 use super::queue::TEMPORARY;
 use super::scan::log_numbers;
+use super::spares::remove_spares;
 use super::state::{Mode, Opened, QueuedLog, Recovery, ResyncReason};
 use crate::device::BlockDevice;
 use crate::error::{DiskError, Place, Result};
@@ -49,6 +50,7 @@ impl TrackedDisk {
             lock.ok_or_else(|| DiskError::Busy(Place::whole(device.path()), "it is tracked already".into()))?;
         let left_over = names.new_tracking(); // Growth that a crash cut short: the old file counts.
         options.files.remove(&left_over).map_err(|e| file_error(&left_over, "remove", e))?;
+        remove_spares(&options, &names)?;
         finish_coalescing(&options, &names)?;
         let mut opening = Opening::start(&*device, &options, &names)?;
         if opening.recovery != Recovery::Created {
@@ -220,7 +222,7 @@ impl<'o> Opening<'o> {
         let header = &mut self.tracking.header;
         let (number, previous_id) = (header.next_number, header.last_id);
         header.next_number += 1;
-        match new_log(self.options, self.names, number, previous_id) {
+        match new_log(self.options, self.names, number, previous_id, None) {
             Ok(log) => self.open = Some(log),
             Err(DiskError::Log(e)) => self.leave_logging(reason_of(&e)),
             Err(_) => self.leave_logging(ResyncReason::LogWriteFailed),

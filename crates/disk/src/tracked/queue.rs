@@ -42,7 +42,7 @@ impl TrackedDisk {
         self.options.step("release-noted");
         self.queue.lock().drain(..count);
         for log in &queue[..count] {
-            self.remove_log(&log.path)?;
+            self.retire_log(log)?;
             self.options.step("released-one");
         }
         Ok(())

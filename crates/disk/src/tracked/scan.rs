@@ -67,7 +67,7 @@ pub(crate) fn open_pair(options: &TrackOptions, path: &Path) -> std::result::Res
 pub(crate) fn look(options: &TrackOptions, path: &Path) -> Found {
     match look_closer(options, path) {
         Ok(found) => found,
-        Err(e) if was_never_used(options, path) => {
+        Err(e) if was_never_used(options, path) || lacks_an_index_yet(options, path) => {
             drop(e); // A crash while it was made.
             Found::Unused
         }
@@ -89,6 +89,18 @@ fn look_closer(options: &TrackOptions, path: &Path) -> std::result::Result<Found
     let sealed = describe(&reader, options.disk_id)?;
     let queued = QueuedLog { path: path.to_path_buf(), sealed, cut_time_ns };
     Ok(Found::Sealed(Box::new((queued, reader))))
+}
+
+/// An open log gets its first entry when its name and that of its index are durable. So one without any index was never
+/// written to, or somebody took its index away: then the chain breaks where it is missing.
+fn lacks_an_index_yet(options: &TrackOptions, path: &Path) -> bool {
+    let is_missing =
+        options.files.open(&index_path(path)).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound);
+    let is_open = || {
+        let log = options.files.open(path).ok()?;
+        read_header(&log).ok().map(|header| !header.is_sealed())
+    };
+    is_missing && is_open().unwrap_or(false)
 }
 
 fn was_never_used(options: &TrackOptions, path: &Path) -> bool {
