@@ -243,3 +243,66 @@ fn only_active_regions_are_compared() {
     disk.begin_resync().unwrap();
     assert_eq!(disk.candidates(0, size), [(48 * REGION, 8 * REGION)], "the aligned group of eight");
 }
+
+/// A long life in which the power goes after every flush that was answered, with writes behind it or not.
+fn power_goes_after_every_flush(seed: u64, mode: FlushMode) {
+    const LOSSES: u64 = 40;
+    let mut random = SplitMix(seed);
+    let (mut device, mut files) =
+        (Arc::new(PowerLossDevice::new("disk", DISK_BYTES)), Arc::new(MemoryTrackFiles::new()));
+    let (mut oracle, mut replica, mut changed_before) = (Oracle::new(), Replica::new(), 0);
+    for loss in 0..LOSSES {
+        let mut options = with_mode(options(&files, &format!("boot {loss}"), random.next()), mode);
+        options.active_region_count_max = ACTIVE_MAX as usize;
+        let (disk, opened) = open(device.clone(), options);
+        if loss > 0 {
+            assert_eq!(opened.recovery, Recovery::PowerLoss, "seed {seed}, loss {loss}");
+            let found = read_all(disk.as_ref());
+            oracle.check(&found, &format!("seed {seed}, loss {loss}"));
+            oracle.restart(found);
+            let bound = changed_before + ACTIVE_MAX * REGION_BYTES;
+            assert!(disk.status().changed_bytes <= bound, "seed {seed}, loss {loss}");
+        }
+        match random.next() % 4 {
+            0 => drop(replica.converge(&files, &disk)),
+            1 => drop(cut(std::slice::from_ref(&disk)).unwrap()),
+            _ => {}
+        }
+        replica.last_id = None; // The chain begins anew with each resynchronization that is still owed.
+        for _ in 0..random.next() % 30 {
+            let request = request(&mut random);
+            oracle.note(&request);
+            request.run(disk.as_ref()).unwrap();
+            if matches!(request, Request::Flush) {
+                oracle.note_flush();
+            }
+        }
+        disk.flush().unwrap();
+        oracle.note_flush();
+        for _ in 0..random.next() % 3 {
+            let request = request(&mut random);
+            oracle.note(&request);
+            request.run(disk.as_ref()).unwrap();
+            if matches!(request, Request::Flush) {
+                oracle.note_flush();
+            }
+        }
+        changed_before = disk.status().changed_bytes;
+        drop(disk);
+        device = Arc::new(device.crash(random.next()));
+        files = Arc::new(files.lose_power(random.next()));
+    }
+    let disk = open(device, with_mode(options(&files, "the last", 1), mode)).0;
+    oracle.check(&read_all(disk.as_ref()), &format!("seed {seed}, at the end"));
+    replica.converge(&files, &disk);
+}
+
+#[test]
+fn the_power_goes_after_every_flush_in_mode_disk() {
+    (1..4).for_each(|seed| power_goes_after_every_flush(seed, FlushMode::Disk));
+}
+
+#[test]
+fn the_power_goes_after_every_flush_in_mode_log() {
+    (101..104).for_each(|seed| power_goes_after_every_flush(seed, FlushMode::Log));
+}

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use secondsite_disk::faults::PowerLossDevice;
 use secondsite_disk::tracked::faults::MemoryTrackFiles;
-use secondsite_disk::{BlockDevice, FlushMode, Mode, Recovery, TrackedDisk, cut};
+use secondsite_disk::{BlockDevice, FlushMode, Mode, Recovery, TrackedDisk};
 use secondsite_hrl::LogFile;
 use tracked_common::*;
 
@@ -40,6 +40,7 @@ fn the_file_of_a_released_log_is_written_again_and_its_old_content_is_no_part_of
             let disk = open(device.clone(), with_mode(options(&files, "one", 1), mode)).0;
             let mut replica = Replica::new();
             lived(&disk, &files, &mut replica);
+            assert!(spare(&files).is_some(), "the test is of files that are written again");
             let longest = (1..20).filter_map(|n| files.file(&log_path(n))?.size_bytes().ok()).max().unwrap();
             assert!(longest > 1 << 20, "a log of three writes stands in a file of {longest} bytes");
             drop(disk);
@@ -102,4 +103,14 @@ fn a_death_or_a_power_loss_while_a_file_changes_its_life_loses_nothing() {
             replica.converge(&files, &disk);
         }
     }
+}
+
+#[test]
+fn a_closed_disk_leaves_no_spare() {
+    let files = Arc::new(MemoryTrackFiles::new());
+    let disk = open(Arc::new(PowerLossDevice::new("disk", DISK_BYTES)), options(&files, "one", 1)).0;
+    lived(&disk, &files, &mut Replica::new());
+    assert!(spare(&files).is_some());
+    disk.close().unwrap();
+    assert_eq!(spare(&files), None);
 }

@@ -29,6 +29,7 @@ impl TrackedDisk {
         self.device.flush()?;
         self.order.lock().settle_for_close();
         self.sweep()?;
+        self.drop_spares();
         self.options.step("closing");
         let mut order = self.order.lock();
         let next_sequence = order.next_sequence();

@@ -42,6 +42,13 @@ impl TrackedDisk {
         Ok(())
     }
 
+    /// Deletes the spares: a closed disk leaves no files that mean nothing.
+    pub(super) fn drop_spares(&self) {
+        for spare in self.spares.lock().drain(..) {
+            let _ = self.options.files.remove(&spare); // The next open tries again.
+        }
+    }
+
     /// A file to be written again, if there is one.
     pub(super) fn take_spare(&self) -> Option<PathBuf> {
         self.spares.lock().pop()
