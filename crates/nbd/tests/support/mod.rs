@@ -213,11 +213,13 @@ pub fn socket(server: &NbdServer) -> Box<dyn Stream> {
         Listen::Unix(path) => {
             let stream = UnixStream::connect(path).unwrap();
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.set_write_timeout(Some(PATIENCE)).unwrap();
             Box::new(stream)
         }
         Listen::Tcp(address) => {
             let stream = TcpStream::connect(address).unwrap();
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.set_write_timeout(Some(PATIENCE)).unwrap();
             Box::new(stream)
         }
     }
