@@ -9,8 +9,7 @@ use std::sync::{Arc, LazyLock};
 use napi::Error;
 use napi_derive::napi;
 use parking_lot::Mutex;
-use secondsite_disk::{BlockDevice, TrackedDisk};
-use secondsite_nbd::{Export, Limits, Listen, NbdError, NbdServer, ServerOptions, TlsOptions};
+use secondsite_nbd::{Export, Limits, Listen, NbdError, NbdServer, ServerOptions, TlsOptions, TrackedExport};
 use serde_json::Map;
 
 use crate::error::{Code, Result, bad_argument, failure};
@@ -114,30 +113,10 @@ pub fn nbd_counters(handle: u32) -> Result<NativeNbdCounters> {
     })
 }
 
-/// A live disk as clients see it.
-struct LiveExport {
-    disk: Arc<TrackedDisk>,
-    is_read_only: bool,
-    description: String,
-}
-
-impl Export for LiveExport {
-    fn device(&self) -> &dyn BlockDevice {
-        &*self.disk
-    }
-
-    fn is_read_only(&self) -> bool {
-        self.is_read_only
-    }
-
-    fn description(&self) -> String {
-        self.description.clone()
-    }
-}
-
 fn export_of(export: NativeNbdExport) -> Result<(String, Arc<dyn Export>)> {
     let NativeNbdExport { name, handle, is_read_only, description } = export;
-    Ok((name, Arc::new(LiveExport { disk: live(handle)?, is_read_only, description })))
+    let made = TrackedExport::new(live(handle)?).with_description(&description);
+    Ok((name, Arc::new(if is_read_only { made.read_only() } else { made })))
 }
 
 fn tls_of(tls: NativeNbdTls) -> TlsOptions {
