@@ -8,14 +8,8 @@ import { join } from 'node:path'
 import { Engine } from '@secondsite/engine'
 
 const { folder, disks, logDirectory, isHeld } = JSON.parse(process.argv[2])
-const KIB = 1024
-// A batch of a resynchronization is as large as a window (256 MiB unless said) and must find room beside the logs.
-const options = {
-  stateDirectory: join(folder, 'state'),
-  frameBytes: 64 * KIB,
-  batchBytes: 1024 * KIB,
-  windowBytes: 4096 * KIB,
-}
+// Batches have their usual size (64 MiB): where the log folder has less room, smaller ones are made.
+const options = { stateDirectory: join(folder, 'state'), frameBytes: 64 * 1024 }
 const stopping = new AbortController()
 process.on('message', (message) => message === 'stop' && stopping.abort())
 

@@ -34,6 +34,21 @@ pub fn build_batch(
     for &(offset, length_bytes) in ranges {
         check_range(device, offset, length_bytes)?;
     }
+    let built = write_batch(device, ranges, out, options, data_bytes_max, now_ns);
+    if built.is_err() {
+        remove(out); // A disk that is full gets its room back.
+    }
+    built
+}
+
+fn write_batch(
+    device: &dyn BlockDevice,
+    ranges: &[(u64, u64)],
+    out: &Path,
+    options: LogOptions,
+    data_bytes_max: u64,
+    now_ns: u64,
+) -> Result<(SealedLog, u64)> {
     let mut batch = Batch { writer: create(out, options)?, buffer: vec![0; PIECE_BYTES as usize], now_ns };
     let mut next = ranges.first().map_or(0, |range| range.0);
     for &(offset, length_bytes) in ranges {
@@ -49,10 +64,15 @@ pub fn build_batch(
 
 fn create(out: &Path, options: LogOptions) -> Result<LogWriter<FsLogFile>> {
     let index = index_path(out);
-    for path in [out, index.as_path()] {
-        let _ = std::fs::remove_file(path); // Left by a run that died; creating it anew reports what matters.
-    }
+    remove(out); // Left by a run that died.
     Ok(LogWriter::create(FsLogFile::create_new(out)?, FsLogFile::create_new(&index)?, options)?)
+}
+
+/// Removes a batch; creating it anew reports what matters of a failure.
+fn remove(out: &Path) {
+    for path in [out, index_path(out).as_path()] {
+        let _ = std::fs::remove_file(path);
+    }
 }
 
 struct Batch {

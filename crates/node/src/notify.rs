@@ -11,7 +11,8 @@ use crate::error::{Result, failure};
 /// Sends `text` to the socket; a name that begins with `@` is an abstract one.
 #[napi(catch_unwind)]
 pub fn notify_service(socket: String, text: String) -> Result<()> {
-    send(&socket, text.as_bytes()).map_err(|e| failure("IO_FAILED", &format!("{socket}: {e}"), "", Map::new()))
+    send(&socket, text.as_bytes())
+        .map_err(|e| failure("IO_FAILED", &format!("{socket}: {e}"), "", Map::new()))
 }
 
 fn send(socket: &str, text: &[u8]) -> std::io::Result<()> {

@@ -46,6 +46,15 @@ export function mergeRanges(ranges: Iterable<ByteRange>): ByteRange[] {
   return merged
 }
 
+/** What of `ranges` lies at or behind `offset`. */
+export function rangesFrom(ranges: readonly ByteRange[], offset: number): ByteRange[] {
+  return ranges.flatMap((range) => {
+    const start = Math.max(range.offset, offset)
+    const lengthBytes = range.offset + range.lengthBytes - start
+    return lengthBytes > 0 ? [{ offset: start, lengthBytes }] : []
+  })
+}
+
 /** The members of `ranges` that share at least one byte with a member of `others`. Both sorted by offset. */
 export function overlapping(ranges: readonly ByteRange[], others: readonly ByteRange[]): ByteRange[] {
   let index = 0

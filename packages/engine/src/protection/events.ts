@@ -107,7 +107,7 @@ export class EventLog {
     const all = this.#store.db.selectFrom('events').selectAll().where('timeMs', '>=', sinceMs)
     const query = machine === undefined ? all : all.where('machine', '=', machine)
     const rows = await query.orderBy('eventId', 'desc').limit(countMax).execute()
-    return rows.reverse().map(eventOf)
+    return rows.toReversed().map(eventOf)
   }
 
   async #prune(newest: number): Promise<void> {

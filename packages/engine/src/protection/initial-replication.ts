@@ -9,6 +9,7 @@
 import { join } from 'node:path'
 import { throwIfAborted } from '../errors.js'
 import type { Disk } from '../store/state-schema.js'
+import { buildWithinRoom } from './batches.js'
 import { diskOf, type MachineContext } from './machine-context.js'
 import type { ProgressMeter } from './progress.js'
 import type { Conversation } from './replica-link.js'
@@ -61,7 +62,7 @@ async function queueBatch(context: MachineContext, disk: Disk, offset: number): 
   const ranges = [{ offset, lengthBytes: disk.sizeBytes - offset }]
   await work.step('initial.before-batch')
   const live = diskOf(context, disk.diskId)
-  const { log, nextOffset } = await work.buildBatch({
+  const { log, nextOffset } = await buildWithinRoom(context, {
     disk: live,
     ranges,
     path,

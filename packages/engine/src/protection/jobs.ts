@@ -2,7 +2,11 @@
  * One job at a time, in the order asked for, each with a signal that ends it softly.
  */
 
+import { setMaxListeners } from 'node:events'
 import { abortedError, SecondsiteError, throwIfAborted } from '../errors.js'
+
+/** Whoever may listen for the end of one job at once; far more is a leak. */
+const LISTENERS_MAX = 64
 
 export class Jobs {
   #turn: Promise<unknown> = Promise.resolve()
@@ -49,10 +53,12 @@ export class Jobs {
       throw abortedError(new SecondsiteError('ABORTED', { message: 'the machine is closed' }))
     const controller = new AbortController()
     this.#running = controller
+    const { signal: own } = controller
+    const both = signal === undefined ? own : AbortSignal.any([own, signal])
+    // Frames ahead, answers awaited and tasks of the pool listen at once: more than Node takes for a leak.
+    setMaxListeners(LISTENERS_MAX, both)
     try {
-      return await job(
-        signal === undefined ? controller.signal : AbortSignal.any([controller.signal, signal]),
-      )
+      return await job(both)
     } finally {
       this.#running = undefined
     }

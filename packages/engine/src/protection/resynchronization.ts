@@ -10,12 +10,13 @@
 
 import { join } from 'node:path'
 import { SecondsiteError, throwIfAborted } from '../errors.js'
-import { type ByteRange, mergeRanges, totalBytes } from '../ranges.js'
+import { type ByteRange, mergeRanges, rangesFrom, totalBytes } from '../ranges.js'
 import { windowsOf } from '../resync/compare.js'
 import type { Resync } from '../store/state-schema.js'
 import type { InTransaction } from '../store/state-store.js'
 import type { TrackedDisk } from '../track/tracked-disk.js'
 import { message } from '../transport/messages.js'
+import { buildWithinRoom } from './batches.js'
 import { compareSides } from './comparison.js'
 import type { MachineContext } from './machine-context.js'
 import type { ProgressMeter } from './progress.js'
@@ -141,8 +142,10 @@ async function resyncWindow(
   const differentBytes = totalBytes(differing)
   const also = progressOf(context, pass, disk, window, comparedBytes, differentBytes)
   if (differentBytes === 0) await context.store.atomically(also)
-  else await queueDiffering(context, pass, disk, window, differing, also)
-  if (differentBytes > 0) await shipQueue(context, conversation, meter, signal)
+  for (let rest = differing; rest.length > 0; ) {
+    rest = await queueDiffering(context, pass, disk, rest, also)
+    await shipQueue(context, conversation, meter, signal)
+  }
   meter.compared(comparedBytes)
   meter.done(comparedBytes, disk.name)
 }
@@ -175,23 +178,26 @@ function progressOf(
     context.resyncs.advanceResync(transaction, pass.resyncId, disk.diskId, nextOffset, counted)
 }
 
+/**
+ * Builds and records the next batch of what differs in a window; the last one records that the window is done, too.
+ * @returns what is left
+ */
 async function queueDiffering(
   context: MachineContext,
   pass: Resync,
   disk: TrackedDisk,
-  window: ByteRange,
-  differing: readonly ByteRange[],
+  ranges: ByteRange[],
   also: InTransaction,
-): Promise<void> {
+): Promise<ByteRange[]> {
   await context.work.step('resync.before-batch')
-  const path = join(
-    disk.trackingDirectory,
-    `${disk.name}.resync-${pass.resyncId.slice(0, 8)}-${window.offset}.hrl`,
-  )
-  const request = { disk, ranges: differing, path, dataBytesMax: context.windowBytes }
-  const { log } = await context.work.buildBatch(request)
+  const name = `${disk.name}.resync-${pass.resyncId.slice(0, 8)}-${ranges[0]?.offset ?? 0}.hrl`
+  const path = join(disk.trackingDirectory, name)
+  const request = { disk, ranges, path, dataBytesMax: context.batchBytes }
+  const { log, nextOffset } = await buildWithinRoom(context, request)
+  const rest = rangesFrom(ranges, nextOffset)
   await context.work.step('resync.before-queueing')
-  await queueShipment(context, 'resync', [{ diskId: disk.diskId, log }], { also })
+  await queueShipment(context, 'resync', [{ diskId: disk.diskId, log }], rest.length === 0 ? { also } : {})
+  return rest
 }
 
 /** The end of a resynchronization is a proof: the candidates are equal but for what was written since the closing cut. */
