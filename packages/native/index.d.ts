@@ -344,6 +344,9 @@ export declare function nbdCounters(handle: number): NativeNbdCounters
 /** The next entries, at most 4096; none at the end. Throws what stopped the list, after all that could be read. */
 export declare function nextLogEntries(handle: number): Array<NativeLogEntry>
 
+/** Sends `text` to the socket; a name that begins with `@` is an abstract one. */
+export declare function notifyService(socket: string, text: string): void
+
 /** Begins to list the entries of a log of any state; a thread of the core walks it, two batches ahead at most. */
 export declare function openLogEntries(path: string): number
 

@@ -773,7 +773,7 @@ if (
   }
 }
 
-const { abandonTracked, applyLogs, armFault, beginTrackedResync, buildTrackedBatch, closeLogEntries, closeTracked, coalesceTrackedLogs, compareRange, createImage, cutTracked, digestImage, digestTracked, disarmFault, exportStrictLog, faultOf, faultStrikes, finishTrackedResync, flushDisk, foldTrackedLogs, inspectLog, isSameDisk, lockFile, nbdCounters, nextLogEntries, openLogEntries, openTracked, probeDisk, releaseTrackedLogs, requireTrackedResync, startNbd, stopNbd, syncRange, trackedCandidates, trackedDiscard, trackedFlush, trackedLogs, trackedRead, trackedStatus, trackedWrite, trackedWriteZeroes, trackedWritten, unlockFile, verifyLog, verifyLogChain } = nativeBinding
+const { abandonTracked, applyLogs, armFault, beginTrackedResync, buildTrackedBatch, closeLogEntries, closeTracked, coalesceTrackedLogs, compareRange, createImage, cutTracked, digestImage, digestTracked, disarmFault, exportStrictLog, faultOf, faultStrikes, finishTrackedResync, flushDisk, foldTrackedLogs, inspectLog, isSameDisk, lockFile, nbdCounters, nextLogEntries, notifyService, openLogEntries, openTracked, probeDisk, releaseTrackedLogs, requireTrackedResync, startNbd, stopNbd, syncRange, trackedCandidates, trackedDiscard, trackedFlush, trackedLogs, trackedRead, trackedStatus, trackedWrite, trackedWriteZeroes, trackedWritten, unlockFile, verifyLog, verifyLogChain } = nativeBinding
 export { abandonTracked }
 export { applyLogs }
 export { armFault }
@@ -799,6 +799,7 @@ export { isSameDisk }
 export { lockFile }
 export { nbdCounters }
 export { nextLogEntries }
+export { notifyService }
 export { openLogEntries }
 export { openTracked }
 export { probeDisk }
