@@ -69,6 +69,9 @@ export declare function flushDisk(path: string): void
 /** Gives up all unreleased logs for the changed map. */
 export declare function foldTrackedLogs(handle: number, reason: string): void
 
+/** Notices that a disk has grown, and makes its new range usable; says its size. */
+export declare function growTracked(handle: number): number
+
 /** Says what a log is and everything that is wrong with it; damage is part of the answer, not an error. */
 export declare function inspectLog(path: string): NativeLogReport
 
@@ -329,6 +332,7 @@ export interface NativeTrackedStatus {
   /** Why a resynchronization is owed, if one is. */
   resyncReason?: string
   isWholeDiskUnknown: boolean
+  sizeBytes: number
   writeCount: number
   writtenBytes: number
   unreleasedLogBytes: number

@@ -773,7 +773,7 @@ if (
   }
 }
 
-const { abandonTracked, applyLogs, armFault, beginTrackedResync, buildTrackedBatch, closeLogEntries, closeTracked, coalesceTrackedLogs, compareRange, createImage, cutTracked, digestImage, digestTracked, disarmFault, exportStrictLog, faultOf, faultStrikes, finishTrackedResync, flushDisk, foldTrackedLogs, inspectLog, isSameDisk, lockFile, nbdCounters, nextLogEntries, notifyService, openLogEntries, openTracked, probeDisk, releaseTrackedLogs, requireTrackedResync, startNbd, stopNbd, syncRange, trackedCandidates, trackedDiscard, trackedFlush, trackedLogs, trackedRead, trackedStatus, trackedWrite, trackedWriteZeroes, trackedWritten, unlockFile, verifyLog, verifyLogChain } = nativeBinding
+const { abandonTracked, applyLogs, armFault, beginTrackedResync, buildTrackedBatch, closeLogEntries, closeTracked, coalesceTrackedLogs, compareRange, createImage, cutTracked, digestImage, digestTracked, disarmFault, exportStrictLog, faultOf, faultStrikes, finishTrackedResync, flushDisk, foldTrackedLogs, growTracked, inspectLog, isSameDisk, lockFile, nbdCounters, nextLogEntries, notifyService, openLogEntries, openTracked, probeDisk, releaseTrackedLogs, requireTrackedResync, startNbd, stopNbd, syncRange, trackedCandidates, trackedDiscard, trackedFlush, trackedLogs, trackedRead, trackedStatus, trackedWrite, trackedWriteZeroes, trackedWritten, unlockFile, verifyLog, verifyLogChain } = nativeBinding
 export { abandonTracked }
 export { applyLogs }
 export { armFault }
@@ -794,6 +794,7 @@ export { faultStrikes }
 export { finishTrackedResync }
 export { flushDisk }
 export { foldTrackedLogs }
+export { growTracked }
 export { inspectLog }
 export { isSameDisk }
 export { lockFile }

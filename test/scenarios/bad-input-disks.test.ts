@@ -171,17 +171,15 @@ describe('options out of range', () => {
 })
 
 describe('since it was protected', () => {
-  it('a disk that has grown is refused until it has its size again, and no byte is lost', async () => {
+  it('a disk that has grown meanwhile is compared, as its file was changed, and the replica grows with it', async () => {
     const machine = await day.replicating()
     await day.guestWrites(machine)
     await day.engine?.close()
     truncateSync(day.place.path('os.raw'), 4 * MIB)
     const again = await day.reopen()
-    expect(await again.measure()).toMatchObject({ state: 'Error', lastError: { code: 'DISK_SIZE_DIFFERS' } })
-    expect(await refusal(again.resume())).toMatchObject({ code: 'DISK_SIZE_DIFFERS' })
-    truncateSync(day.place.path('os.raw'), 2 * MIB)
-    await again.resume()
-    expect(await day.repaired(again)).toContain('replicate')
+    expect(again.disks[0]?.sizeBytes).toBe(4 * MIB)
+    expect(await again.measure()).toMatchObject({ resyncReason: 'DISK_MODIFIED_OFFLINE' })
+    expect(await day.repaired(again)).toContain('resynchronize')
   })
 
   it('a disk that shrinks under the guest fails reads and copies, never with zeros for what is gone', async () => {

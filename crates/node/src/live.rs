@@ -62,6 +62,7 @@ pub struct NativeTrackedStatus {
     /// Why a resynchronization is owed, if one is.
     pub resync_reason: Option<String>,
     pub is_whole_disk_unknown: bool,
+    pub size_bytes: f64,
     pub write_count: f64,
     pub written_bytes: f64,
     pub unreleased_log_bytes: f64,
@@ -104,6 +105,12 @@ pub fn open_tracked(options: NativeOpenOptions) -> Result<NativeOpenedDisk> {
     })
 }
 
+/// Notices that a disk has grown, and makes its new range usable; says its size.
+#[napi(catch_unwind)]
+pub fn grow_tracked(handle: u32) -> Result<f64> {
+    live(handle)?.grow().map(size).map_err(from_disk)
+}
+
 /// Closes a live disk in order; its number is not used again.
 #[napi(catch_unwind)]
 pub fn close_tracked(handle: u32) -> Result<()> {
@@ -129,11 +136,13 @@ pub fn cut_tracked(handles: Vec<u32>) -> Result<()> {
 
 #[napi(catch_unwind)]
 pub fn tracked_status(handle: u32) -> Result<NativeTrackedStatus> {
-    let status = live(handle)?.status();
+    let disk = live(handle)?;
+    let status = disk.status();
     Ok(NativeTrackedStatus {
         mode: if status.mode == Mode::Logging { "logging" } else { "map" }.to_owned(),
         resync_reason: status.resync_reason.map(|reason| reason.as_str().to_owned()),
         is_whole_disk_unknown: status.is_whole_disk_unknown,
+        size_bytes: size(disk.size_bytes()),
         write_count: size(status.write_count),
         written_bytes: size(status.written_bytes),
         unreleased_log_bytes: size(status.unreleased_log_bytes),
@@ -340,7 +349,8 @@ fn track_options(options: &NativeOpenOptions) -> Result<TrackOptions> {
     let boot_id = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
     let directory = PathBuf::from(&options.tracking_directory);
     let defaults = TrackOptions::new(directory, disk_id, boot_id, Arc::new(now_ns), Arc::new(fill_random));
-    Ok(TrackOptions { flush_mode, ..defaults })
+    // The engine brings the replica to the new size before anything of the new range is applied there.
+    Ok(TrackOptions { flush_mode, is_growth_accepted: true, ..defaults })
 }
 
 fn recovery_name(recovery: Recovery) -> &'static str {

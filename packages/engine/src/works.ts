@@ -2,6 +2,8 @@
  * Primary and replica work carried out for real: by workers of the pool and by the native core.
  */
 
+import { open } from 'node:fs/promises'
+import { fromSystemError } from './errors.js'
 import type { ReplicaWork } from './apply/replica-work.js'
 import { digestListBytes } from './resync/compare.js'
 import type { NativeSealedLog } from './native/index.js'
@@ -50,6 +52,21 @@ interface BuiltBatch {
   readonly nextOffset: number
 }
 
+async function growImage(path: string, sizeBytes: number): Promise<void> {
+  try {
+    const image = await open(path, 'r+')
+    try {
+      if ((await image.stat()).size >= sizeBytes) return
+      await image.truncate(sizeBytes)
+      await image.datasync()
+    } finally {
+      await image.close()
+    }
+  } catch (error) {
+    throw fromSystemError(error, { operation: 'grow', path, fullCode: 'REPLICA_DISK_FULL' })
+  }
+}
+
 /** The work of the replica side. */
 export function replicaWork(pool: WorkerPool, step: StepObserver): ReplicaWork {
   const run = (call: keyof typeof import('./native/index.js').native, ...args: unknown[]): Promise<unknown> =>
@@ -63,6 +80,7 @@ export function replicaWork(pool: WorkerPool, step: StepObserver): ReplicaWork {
     createImage: async (path, sizeBytes) => {
       await run('createImage', path, sizeBytes)
     },
+    growImage,
     decodeFrame: async (body, { path, offset, rawBytes }) => {
       // A received body owns its buffer, so it is moved to the worker instead of copied.
       await pool.run(

@@ -88,6 +88,7 @@ export class ReplicaSession {
     if (hello.protocolVersion !== PROTOCOL_VERSION) {
       throw protocolError(`version ${hello.protocolVersion} is not spoken here, only ${PROTOCOL_VERSION}`)
     }
+    await this.#applying // A later hello tells of disks that have grown.
     const { relationshipId, machine, fencingNumber } = hello
     const disks = hello.disks.map(({ diskId, name, sizeBytes }) => {
       return {
@@ -110,9 +111,12 @@ export class ReplicaSession {
     )
   }
 
-  /** The image of a disk comes into being once; one that is there without the store's word is somebody else's. */
+  /**
+   * The image of a disk comes into being once, and grows with it; one that is there without the store's word is somebody
+   * else's.
+   */
   async #ensureImage(disk: ReplicaDisk): Promise<void> {
-    if (disk.isImageCreated) return
+    if (disk.isImageCreated) return this.#work.growImage(disk.imagePath, disk.sizeBytes)
     await this.#work.createImage(disk.imagePath, disk.sizeBytes)
     await this.#store.markImageCreated(disk.diskId)
   }

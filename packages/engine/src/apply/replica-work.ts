@@ -34,6 +34,8 @@ export interface DigestRequest {
 export interface ReplicaWork {
   /** Creates an image of zeros that must not exist yet. */
   createImage(path: string, sizeBytes: number): Promise<void>
+  /** Makes an image as large as this, durably, if it is smaller. */
+  growImage(path: string, sizeBytes: number): Promise<void>
   /** Decodes a frame, checks it and writes it to its place. */
   decodeFrame(body: Uint8Array, target: FrameTarget): Promise<void>
   /** Checks a spooled log completely, its entries against the size of the disk. */

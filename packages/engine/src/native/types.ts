@@ -58,6 +58,7 @@ export interface NativeTrackedStatus {
   readonly resyncReason: NativeResyncReason | null
   /** True when nothing is known about what changed: the whole disk is a candidate. */
   readonly isWholeDiskUnknown: boolean
+  readonly sizeBytes: number
   readonly writeCount: number
   readonly writtenBytes: number
   /** Bytes of all logs not yet released, the open one included. */

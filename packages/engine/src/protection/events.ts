@@ -60,6 +60,7 @@ export const EVENTS = {
   recovered: [40012, 'information', 'replication works again'],
   logsCoalesced: [40013, 'warning', 'logs reached the threshold and were coalesced'],
   diskRecovered: [40014, 'information', 'a disk was recovered after it had not been closed'],
+  diskGrown: [40015, 'information', 'a disk has grown'],
 } as const satisfies Record<string, readonly [number, EventLevel, string]>
 
 /** Name of an event. */

@@ -237,6 +237,15 @@ export class ProtectedMachine {
     return changed
   }
 
+  /**
+   * Looks whether disks have grown; the replica follows before the next cut, and nothing is compared but a new range that
+   * holds data. It happens every few seconds by itself.
+   * @throws {DISK_SIZE_DIFFERS} when a disk has shrunk: tracking goes on with the size it had
+   */
+  async noticeGrowth(): Promise<void> {
+    for (const disk of this.#context.disks) if (await disk.grow()) await this.#noteSize(disk)
+  }
+
   /** Sets the counters of {@link measure} to zero. */
   async resetStatistics(): Promise<void> {
     await this.#monitor.reset()
@@ -287,6 +296,11 @@ export class ProtectedMachine {
   async #begin(): Promise<void> {
     await reconcile(this.#context)
     for (const { name, recovery } of this.#context.disks) await this.#noteRecovery(name, recovery)
+    const rows = await this.#context.store.disks(this.id)
+    for (const disk of this.#context.disks) {
+      const row = rows.find(({ diskId }) => diskId === disk.diskId)
+      if (row && row.sizeBytes < disk.sizeBytes) await this.#noteSize(disk)
+    }
     await this.#work.noticeOwedResync()
     this.#scheduler.arm()
   }
@@ -296,10 +310,17 @@ export class ProtectedMachine {
     await this.#context.events.raise(this.#context, 'diskRecovered', { disk, kind, redoneBytes })
   }
 
+  async #noteSize({ diskId, name: disk, sizeBytes }: TrackedDisk): Promise<void> {
+    const { store, events } = this.#context
+    await store.db.updateTable('disks').set({ sizeBytes }).where('diskId', '=', diskId).execute()
+    await events.raise(this.#context, 'diskGrown', { disk, sizeBytes })
+  }
+
   /** Looks at what time and the guest's writes change by themselves. */
   async #watch(): Promise<void> {
     const isDue = WATCHED.includes(this.state) && !this.#jobs.isBusy && isOverThreshold(this.#context)
     try {
+      await this.noticeGrowth()
       if (isDue) await this.#jobs.run(undefined, () => this.#work.relieve())
       const { health, healthDetails } = await this.measure()
       await this.#monitor.noteHealth(

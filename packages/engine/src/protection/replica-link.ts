@@ -17,6 +17,8 @@ export interface Conversation {
   readonly welcome: Welcome
   /** A number for the next question, unique in this conversation. */
   nextKey(): number
+  /** Tells the replica the sizes of disks that have grown since it was told, before a log of their new ranges comes. */
+  tellSizes(): Promise<void>
 }
 
 /**
@@ -31,11 +33,18 @@ export async function withReplica<Result>(
 ): Promise<Result> {
   const link = new Link(await connect(context, signal))
   try {
-    const welcome = await greet(context, link, signal)
-    await refuseOlder(context, welcome)
-    let key = 1
+    let key = 0
     const nextKey = (): number => (key += 1)
-    return await action({ link, welcome, nextKey })
+    let told = sizesOf(context)
+    const welcome = await greet(context, link, nextKey(), signal)
+    await refuseOlder(context, welcome)
+    const tellSizes = async (): Promise<void> => {
+      const sizes = sizesOf(context)
+      if (sizes.every((sizeBytes, index) => sizeBytes === told[index])) return
+      told = sizes
+      await greet(context, link, nextKey(), signal)
+    }
+    return await action({ link, welcome, nextKey, tellSizes })
   } finally {
     await link.close()
   }
@@ -68,14 +77,23 @@ async function connect(context: MachineContext, signal?: AbortSignal): Promise<C
   }
 }
 
-async function greet(context: MachineContext, link: Link, signal?: AbortSignal): Promise<Welcome> {
+function sizesOf(context: MachineContext): number[] {
+  return context.disks.map((disk) => disk.latestSizeBytes())
+}
+
+async function greet(
+  context: MachineContext,
+  link: Link,
+  key: number,
+  signal?: AbortSignal,
+): Promise<Welcome> {
   const { relationshipId, fencingNumber } = await context.store.machine(context.machineId)
   const disks = context.disks.map(({ diskId, name, sizeBytes, sectorSizeBytes }) => {
     return { diskId, name, sizeBytes, sectorSizeBytes }
   })
-  const welcome = link.reply('welcome', 1, signal)
+  const welcome = link.reply('welcome', key, signal)
   welcome.catch(() => {}) // Awaited below; until then a failed send is the one to tell.
-  const hello = { key: 1, protocolVersion: PROTOCOL_VERSION, relationshipId, fencingNumber, disks }
+  const hello = { key, protocolVersion: PROTOCOL_VERSION, relationshipId, fencingNumber, disks }
   await link.send(message('hello', { ...hello, machine: context.name }), signal)
   return (await welcome).header
 }

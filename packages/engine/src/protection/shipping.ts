@@ -156,6 +156,7 @@ export async function shipQueue(
   signal?: AbortSignal,
 ): Promise<ShipTotals> {
   const totals: ShipTotals = { cutTimeMs: 0, shipmentCount: 0, rawBytes: 0, sentBytes: 0 }
+  await conversation.tellSizes()
   for (const cycle of await context.store.openCycles(context.machineId)) {
     throwIfAborted(signal)
     await shipOne(context, conversation, cycle, meter, totals, signal)

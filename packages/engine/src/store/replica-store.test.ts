@@ -81,11 +81,15 @@ describe('a replica store', () => {
 
   it.each([
     ['another disk', { ...os, diskId: 'd2', name: 'other' }],
-    ['a disk that has grown', { ...os, sizeBytes: os.sizeBytes + 512 }],
     ['a disk that has shrunk', { ...os, sizeBytes: os.sizeBytes - 512 }],
   ])('refuses %s and keeps what it has', async (_name, disk) => {
     await expect(store.claim({ ...claim, disks: [disk] })).rejects.toMatchObject({ code: 'STORE_FOREIGN' })
     expect(await store.disks()).toMatchObject([os])
+  })
+
+  it('remembers the size of a disk that has grown', async () => {
+    await store.claim({ ...claim, disks: [{ ...os, sizeBytes: os.sizeBytes + 512 }] })
+    expect(await store.disks()).toMatchObject([{ ...os, sizeBytes: os.sizeBytes + 512 }])
   })
 
   it('refuses a primary that was overtaken, also after a restart', async () => {

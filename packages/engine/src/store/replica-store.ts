@@ -115,8 +115,9 @@ export class ReplicaStore implements AsyncDisposable {
   }
 
   /**
-   * Takes the store for a relationship, or confirms that it is its own; a higher fencing number is remembered.
-   * @throws {STORE_FOREIGN} when it belongs to another relationship, disk or size
+   * Takes the store for a relationship, or confirms that it is its own; a higher fencing number and the size of a disk that has
+   * grown are remembered.
+   * @throws {STORE_FOREIGN} when it belongs to another relationship or disk, or to a larger one
    * @throws {FENCED} when a primary with a higher fencing number has been here
    */
   claim(claim: Claim): Promise<Identity> {
@@ -125,6 +126,9 @@ export class ReplicaStore implements AsyncDisposable {
       if (identity === undefined) return this.#take(transaction, claim)
       this.#checkOwner(identity, claim)
       checkDisks(this.directory, await transaction.selectFrom('disks').selectAll().execute(), claim)
+      for (const { diskId, sizeBytes } of claim.disks) {
+        await transaction.updateTable('disks').set({ sizeBytes }).where('diskId', '=', diskId).execute()
+      }
       const { fencingNumber } = claim
       await transaction.updateTable('identity').set({ fencingNumber }).execute()
       return { ...identity, fencingNumber }
@@ -331,7 +335,7 @@ export class ReplicaStore implements AsyncDisposable {
 function checkDisks(directory: string, held: readonly ReplicaDisk[], claim: Claim): void {
   for (const { diskId, name, sizeBytes } of claim.disks) {
     const own = held.find((disk) => disk.diskId === diskId)
-    if (own?.sizeBytes === sizeBytes) continue
+    if (own && own.sizeBytes <= sizeBytes) continue
     const reason =
       own === undefined ? `it has no disk ${diskId}` : `its disk has ${own.sizeBytes} bytes, not ${sizeBytes}`
     throw foreign(directory, reason, { machine: claim.machine, disk: name, diskId })

@@ -43,19 +43,19 @@ export class TrackedDisk {
   readonly name: string
   readonly path: string
   readonly trackingDirectory: string
-  readonly sizeBytes: number
   readonly sectorSizeBytes: number
   readonly recovery: DiskRecovery
   readonly #handle: number
   readonly #pool: WorkerPool
   readonly #exports = new Set<NbdExport>()
+  #sizeBytes: number
 
   private constructor(options: TrackedDiskOptions, opened: OpenedDisk, pool: WorkerPool) {
     this.diskId = options.diskId
     this.path = resolve(options.path)
     this.name = basename(this.path)
     this.trackingDirectory = options.trackingDirectory ?? dirname(this.path)
-    this.sizeBytes = opened.sizeBytes
+    this.#sizeBytes = opened.sizeBytes
     this.sectorSizeBytes = opened.sectorSizeBytes
     this.recovery = { kind: opened.recovery as DiskRecovery['kind'], redoneBytes: opened.redoneBytes }
     this.#handle = opened.handle
@@ -75,6 +75,28 @@ export class TrackedDisk {
     const args = [{ path, trackingDirectory, diskId, flushMode }]
     const opened = (await pool.run('native', { call: 'openTracked', args })) as OpenedDisk
     return new TrackedDisk(options, opened, pool)
+  }
+
+  /** As of the last look: see {@link grow}. */
+  get sizeBytes(): number {
+    return this.#sizeBytes
+  }
+
+  /** The size that the newest log may reach to; what {@link sizeBytes} says from then on. */
+  latestSizeBytes(): number {
+    this.#sizeBytes = this.status().sizeBytes
+    return this.#sizeBytes
+  }
+
+  /**
+   * Looks whether the disk has grown and makes its new range usable. The engine calls it every few seconds.
+   * @returns whether it has grown
+   * @throws {DISK_SIZE_DIFFERS} when it has shrunk
+   */
+  async grow(): Promise<boolean> {
+    const before = this.#sizeBytes
+    this.#sizeBytes = (await this.#run('growTracked')) as number
+    return this.#sizeBytes > before
   }
 
   /** The number of the live disk in the core. */

@@ -6,8 +6,8 @@ import { readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { fromSystemError } from '../errors.js'
 
-/** Logs by number, batches, and the tracking file itself; damaged logs that were set aside as well. */
-const SUFFIX = /^\.(hrt|(\d{10}|initial-\d+|resync-[0-9a-f]+-\d+)\.hr[lx](\.damaged)?)$/
+/** Logs by number, spares, batches, and the tracking file itself; damaged logs that were set aside as well. */
+const SUFFIX = /^\.(hrt(\.new)?|(\d{10}|spare-\d+|initial-\d+|resync-[0-9a-f]+-\d+)\.hr[lx](\.damaged)?)$/
 
 /**
  * Removes the tracking file, logs and batches of a disk that is not tracked any more; the disk itself stays.
