@@ -8,7 +8,7 @@
 import { basename, resolve } from 'node:path'
 import { FolderReplica } from './apply/folder-replica.js'
 import { type Clock, systemClock } from './clock.js'
-import { isSecondsiteError, SecondsiteError } from './errors.js'
+import { SecondsiteError } from './errors.js'
 import { native } from './native/index.js'
 import { WorkerPool } from './pool/pool.js'
 import {
@@ -26,7 +26,7 @@ import { ResyncStore } from './store/resync-store.js'
 import type { Disk, Machine } from './store/state-schema.js'
 import { StateStore } from './store/state-store.js'
 import { TrackedDisk } from './track/tracked-disk.js'
-import { removeTrackingFiles } from './track/tracking-files.js'
+import { hasTrackingFile, removeTrackingFiles } from './track/tracking-files.js'
 import type { Transport } from './transport/channel.js'
 import { MIB } from './units.js'
 import { primaryWork, replicaWork, type StepObserver } from './works.js'
@@ -153,6 +153,8 @@ export class Engine implements AsyncDisposable {
       const diskId = this.#random.uuid()
       return { diskId, machineId, position, name: basename(path), path, trackingDirectory, sizeBytes }
     })
+    // A disk that is tracked by somebody else, now or before, keeps its files whatever fails here.
+    const untracked = rows.filter(({ trackingDirectory, name }) => !hasTrackingFile(trackingDirectory, name))
     await this.#store.addMachine(row, rows, 'engine', 'asked for')
     try {
       const machine = await this.#take(await this.#store.machine(machineId))
@@ -160,10 +162,7 @@ export class Engine implements AsyncDisposable {
       return machine
     } catch (error) {
       await this.#forget(machineId)
-      // A disk that is in use, or was tracked for another machine, keeps its files: they are not ours.
-      if (!isSecondsiteError(error, 'DISK_IN_USE') && !isSecondsiteError(error, 'OPTION_OUT_OF_RANGE')) {
-        for (const disk of rows) removeTrackingFiles(disk.trackingDirectory, disk.name)
-      }
+      for (const disk of untracked) removeTrackingFiles(disk.trackingDirectory, disk.name)
       throw error
     }
   }
@@ -256,7 +255,9 @@ export class Engine implements AsyncDisposable {
     context.disks = await context.openDisks()
     try {
       // A replica that belongs to somebody else is refused before anything is done.
-      const replica = { ...context, transport: this.#replicaOf(row) }
+      const folder = this.#replicaOf(row)
+      if (!this.#isReplicaOfAnother(row)) await folder.takeNew()
+      const replica = { ...context, transport: folder }
       await withReplica(replica, undefined, async () => {})
       const machine = await ProtectedMachine.take(context)
       this.#machines.set(row.machineId, machine)
@@ -290,6 +291,12 @@ export class Engine implements AsyncDisposable {
     const replica = new FolderReplica({ directory, isNew, clock: this.#clock, work })
     this.#replicas.set(directory, replica)
     return replica
+  }
+
+  /** Whether a machine that is protected already has its replica in the folder of a new one. */
+  #isReplicaOfAnother({ replicaJson }: Machine): boolean {
+    const { directory } = JSON.parse(replicaJson) as { directory: string }
+    return this.machines.some((machine) => machine.replicaDirectory === directory)
   }
 
   #contextOf(row: Machine, disks: readonly Disk[]): MachineContext {

@@ -346,6 +346,11 @@ export const ERROR_TABLE = {
     'The folder of the replica has no replica store.',
     'Mount the volume that holds it; replication goes on by itself. When the replica is lost, disable the machine and enable it anew.',
   ),
+  STATE_BEHIND: final(
+    'invalidState',
+    'The replica holds shipments that this side knows nothing of: the state directory is an older copy.',
+    'Disk and replica are compared and made equal by a resynchronization; start it now if it must not wait for its window.',
+  ),
   STATE_DISK_FULL: retried(
     'failed',
     'The disk of the state database is full.',

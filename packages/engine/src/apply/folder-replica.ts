@@ -39,6 +39,13 @@ export class FolderReplica implements Transport {
     this.#isNew = options.isNew
   }
 
+  /** A machine of which nothing was replicated takes the folder: it may be made anew, should it have gone meanwhile. */
+  async takeNew(): Promise<void> {
+    if (existsSync(ReplicaStore.fileOf(this.#options.directory))) return
+    await this.close()
+    this.#isNew = true
+  }
+
   /** @throws {REPLICA_NOT_FOUND, STORE_IN_USE, STORE_VERSION_NEWER, STORE_CORRUPT, REPLICA_DISK_FULL, ACCESS_DENIED} */
   async connect(signal?: AbortSignal): Promise<Channel> {
     if (!this.#isNew) await this.#requireStore()

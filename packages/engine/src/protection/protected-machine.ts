@@ -283,6 +283,7 @@ export class ProtectedMachine {
   async #open(): Promise<void> {
     this.#context.disks = await this.#context.openDisks()
     try {
+      await this.#noticeLostTracking()
       await this.#begin()
       this.#fault = undefined
     } catch (error) {
@@ -290,6 +291,18 @@ export class ProtectedMachine {
       this.#context.disks = []
       throw error
     }
+  }
+
+  /**
+   * Tracking files that were removed by hand took with them what the replica was never sent. The chain of logs begins
+   * anew then, which a machine whose disk was never written to, or a closing cut, would take for the right one.
+   */
+  async #noticeLostTracking(): Promise<void> {
+    const rows = await this.#context.store.disks(this.id)
+    const isCopied = this.#record.isInitialReplicationDone || rows.some((row) => row.initialNextOffset > 0)
+    if (!isCopied) return
+    const lost = this.#context.disks.filter(({ recovery }) => recovery.kind === 'created')
+    for (const disk of lost) await disk.requireResync('LOG_DAMAGED', true)
   }
 
   /** What a crash left between disks and queue is settled before anything is due. */

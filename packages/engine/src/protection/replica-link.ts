@@ -24,7 +24,8 @@ export interface Conversation {
 /**
  * Runs `action` over a new link and closes it afterwards, whatever happens.
  *
- * @throws {TRANSPORT_FAILED, TRANSPORT_LOST, FENCED, STORE_FOREIGN, REPLICA_BEHIND, ABORTED} and what `action` throws
+ * @throws {TRANSPORT_FAILED, TRANSPORT_LOST, FENCED, STORE_FOREIGN, REPLICA_BEHIND, STATE_BEHIND, ABORTED} and what
+ *   `action` throws
  */
 export async function withReplica<Result>(
   context: MachineContext,
@@ -38,6 +39,7 @@ export async function withReplica<Result>(
     let told = sizesOf(context)
     const welcome = await greet(context, link, nextKey(), signal)
     await refuseOlder(context, welcome)
+    await refuseNewer(context, welcome)
     const tellSizes = async (): Promise<void> => {
       const sizes = sizesOf(context)
       if (sizes.every((sizeBytes, index) => sizeBytes === told[index])) return
@@ -59,6 +61,33 @@ async function refuseOlder(context: MachineContext, welcome: Welcome): Promise<v
     message: `the replica of ${context.name} holds shipment ${appliedShipment}; it had ${known}`,
     details: { machine: context.name, appliedShipment, knownShipment: known },
   })
+}
+
+/**
+ * A replica that has more than was ever queued here, or other logs under the same numbers: the state directory was put
+ * back to an older copy. What it would queue under those numbers would count as applied without having been sent.
+ */
+async function refuseNewer(context: MachineContext, welcome: Welcome): Promise<void> {
+  const { nextCycleNumber } = await context.store.machine(context.machineId)
+  const { receivedShipment } = welcome
+  if (receivedShipment < nextCycleNumber && (await hasQueuedWhatIsApplied(context, welcome))) return
+  throw new SecondsiteError('STATE_BEHIND', {
+    message: `the replica of ${context.name} holds shipment ${receivedShipment}; the next one here is ${nextCycleNumber}`,
+    details: { machine: context.name, receivedShipment, nextShipment: nextCycleNumber },
+  })
+}
+
+/** Of the shipments that are applied and still stand in the queue, the newest log of each disk is the replica's. */
+async function hasQueuedWhatIsApplied(context: MachineContext, welcome: Welcome): Promise<boolean> {
+  const newest = new Map<string, string>()
+  for (const { cycleNumber, kind } of await context.store.openCycles(context.machineId)) {
+    if (kind !== 'delta' || cycleNumber > welcome.appliedShipment) continue
+    for (const log of await context.store.logsOfCycle(context.machineId, cycleNumber))
+      newest.set(log.diskId, log.logId)
+  }
+  return welcome.disks.every(
+    ({ diskId, appliedLogId }) => (newest.get(diskId) ?? appliedLogId) === appliedLogId,
+  )
 }
 
 /** A transport that fails without a code of ours is one that cannot be reached. */

@@ -13,7 +13,7 @@ import type { Monitor } from './monitor.js'
 import { type Progress, type ProgressListener, ProgressMeter, type ProgressPhase } from './progress.js'
 import { type Conversation, withReplica } from './replica-link.js'
 import { beginResync, candidateBytes, type ResyncReport, runResync } from './resynchronization.js'
-import { queueCut, shipQueue } from './shipping.js'
+import { dropQueuedLogs, queueCut, shipQueue } from './shipping.js'
 import { missedCycles } from './statistics.js'
 import { enforceThreshold } from './threshold.js'
 import { SECOND_MS } from '../units.js'
@@ -182,7 +182,9 @@ export class ReplicationWork {
     await this.#monitor.count({ kind: 'failure', isNetwork: error.code.startsWith('TRANSPORT') })
     await this.#record.set({ errorJson: JSON.stringify({ code: error.code, message: error.message }) })
     const cause = resyncCause(error)
-    if (cause) return this.#requireResync(cause)
+    if (cause) await this.#requireResync(cause)
+    if (error.code === 'STATE_BEHIND') await this.#numberBehind(Number(error.details['receivedShipment']))
+    if (cause) return
     if (error.retryable === 'recoverable') return this.#tryAgain(error)
     if (this.#record.takes('nonRecoverableError')) {
       await this.#record.transit('nonRecoverableError', { reason: error.code })
@@ -253,6 +255,13 @@ export class ReplicationWork {
     await this.#markOwed(reason)
   }
 
+  /** Only once the resynchronization is owed: with other numbers nothing tells any more that it is. */
+  async #numberBehind(receivedShipment: number): Promise<void> {
+    await dropQueuedLogs(this.#context)
+    const { nextCycleNumber } = await this.#record.refresh()
+    await this.#record.set({ nextCycleNumber: Math.max(nextCycleNumber, receivedShipment + 1) })
+  }
+
   async #markOwed(reason: string): Promise<void> {
     if (!this.#record.takes('resyncRequired')) return
     await this.#record.transit('resyncRequired', { reason }, { resyncReason: reason })
@@ -291,5 +300,5 @@ function resyncCause({
 }: SecondsiteError): 'CHAIN_BROKEN' | 'LOG_DAMAGED' | 'REPLICA_CHANGED' | undefined {
   if (code === 'LOG_CHAIN_GAP' || code === 'LOG_CHAIN_FORK') return 'CHAIN_BROKEN'
   if (DAMAGE.includes(code)) return 'LOG_DAMAGED'
-  return code === 'REPLICA_BEHIND' ? 'REPLICA_CHANGED' : undefined
+  return code === 'REPLICA_BEHIND' || code === 'STATE_BEHIND' ? 'REPLICA_CHANGED' : undefined
 }

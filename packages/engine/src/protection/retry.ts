@@ -13,6 +13,8 @@ import { MINUTE_MS } from '../units.js'
 const FIRST_WAITS_MINUTES = [1, 2, 4, 8, 10] as const
 /** Every wait after those, in minutes. */
 const LATER_WAIT_MINUTES = 30
+/** No attempt is farther away, whatever a clock that was set back says. */
+export const RETRY_WAIT_MS_MAX = LATER_WAIT_MINUTES * MINUTE_MS
 
 /** A spread of the waits, so that a site's machines do not all return at the same second. */
 export interface Jitter {

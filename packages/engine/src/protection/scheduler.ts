@@ -13,7 +13,7 @@ import type { Machine } from '../store/state-schema.js'
 import { SECOND_MS } from '../units.js'
 import type { Jobs } from './jobs.js'
 import type { MachineContext } from './machine-context.js'
-import { afterFailure } from './retry.js'
+import { afterFailure, RETRY_WAIT_MS_MAX } from './retry.js'
 import { nextWindowOpenMs } from './window.js'
 
 /** What the scheduler may ask of its machine. */
@@ -53,14 +53,15 @@ export class Scheduler {
     this.#isArmed = true
     this.#watchLater()
     const waitMs = this.#waitMs()
-    if (waitMs !== undefined) this.#set(waitMs)
+    if (waitMs !== undefined) return this.#set(waitMs)
+    // What was due in an earlier state must not begin a resynchronization that nobody has asked for in this one.
+    if (!this.#jobs.isBusy || this.#machine.state() === 'WaitingForStartResynchronize') this.#unset()
   }
 
   /** Nothing happens by itself until {@link arm}. */
   disarm(): void {
     this.#isArmed = false
-    this.#cancel?.()
-    this.#cancel = undefined
+    this.#unset()
     this.#cancelWatch?.()
     this.#cancelWatch = undefined
   }
@@ -92,15 +93,20 @@ export class Scheduler {
     if (this.#isArmed) this.#watchLater()
   }
 
-  #set(waitMs: number): void {
+  #unset(): void {
     this.#cancel?.()
+    this.#cancel = undefined
+  }
+
+  #set(waitMs: number): void {
+    this.#unset()
     this.#cancel = this.#context.clock.setTimer(Math.max(0, waitMs), () => void this.#due())
   }
 
   #waitMs(): number | undefined {
     const nowMs = this.#context.clock.nowMs()
     const { retryAtMs } = this.#machine.row()
-    const attemptMs = retryAtMs === null ? undefined : retryAtMs - nowMs
+    const attemptMs = retryAtMs === null ? undefined : Math.min(retryAtMs - nowMs, RETRY_WAIT_MS_MAX)
     switch (this.#machine.state()) {
       case 'Replicating':
         return attemptMs ?? this.#cycleWaitMs(nowMs)
@@ -116,7 +122,8 @@ export class Scheduler {
 
   #cycleWaitMs(nowMs: number): number {
     const intervalMs = this.#context.policy.replicationFrequencySeconds * SECOND_MS
-    return (this.#cycleStartedMs ?? nowMs) + intervalMs - nowMs
+    // A clock that was set back makes no cycle wait for longer than that.
+    return Math.min((this.#cycleStartedMs ?? nowMs) + intervalMs - nowMs, intervalMs)
   }
 
   #resyncWaitMs(nowMs: number): number | undefined {

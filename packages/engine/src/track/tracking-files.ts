@@ -2,12 +2,17 @@
  * The files that tracking leaves beside a disk, and their end with the protection.
  */
 
-import { readdirSync, rmSync } from 'node:fs'
+import { existsSync, readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { fromSystemError } from '../errors.js'
 
 /** Logs by number, spares, batches, and the tracking file itself; damaged logs that were set aside as well. */
 const SUFFIX = /^\.(hrt(\.new)?|(\d{10}|spare-\d+|initial-\d+|resync-[0-9a-f]+-\d+)\.hr[lx](\.damaged)?)$/
+
+/** Whether somebody tracks the disk there, or has. */
+export function hasTrackingFile(trackingDirectory: string, diskName: string): boolean {
+  return existsSync(join(trackingDirectory, `${diskName}.hrt`))
+}
 
 /**
  * Removes the tracking file, logs and batches of a disk that is not tracked any more; the disk itself stays.
