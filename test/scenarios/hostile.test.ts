@@ -42,6 +42,22 @@ async function resynchronize(machine: ProtectedMachine): Promise<void> {
   await machine.replicate()
 }
 
+/** Cycles that the replica has and the state directory does not know of. */
+async function putBack(cycleCount: number): Promise<void> {
+  const engine = await place.open()
+  await (await protect(engine)).startInitialReplication()
+  await engine.close()
+  cpSync(place.path('state'), place.path('state.old'), { recursive: true })
+  const later = await place.open()
+  for (let cycle = 0; cycle < cycleCount; cycle += 1) {
+    await place.scribble(later.machine('web01'), 3)
+    await later.machine('web01').replicate()
+  }
+  await later.close()
+  rmSync(place.path('state'), { recursive: true })
+  cpSync(place.path('state.old'), place.path('state'), { recursive: true })
+}
+
 describe('tracking files removed by hand while the engine is closed', () => {
   it('of a disk that was never written to: what changed since is found', async () => {
     const engine = await place.open()
@@ -95,22 +111,6 @@ describe('tracking files removed by hand while the engine is closed', () => {
 })
 
 describe('a state directory put back to an older copy', () => {
-  /** Cycles that the replica has and the state directory does not know of. */
-  async function putBack(cycleCount: number): Promise<void> {
-    const engine = await place.open()
-    await (await protect(engine)).startInitialReplication()
-    await engine.close()
-    cpSync(place.path('state'), place.path('state.old'), { recursive: true })
-    const later = await place.open()
-    for (let cycle = 0; cycle < cycleCount; cycle += 1) {
-      await place.scribble(later.machine('web01'), 3)
-      await later.machine('web01').replicate()
-    }
-    await later.close()
-    rmSync(place.path('state'), { recursive: true })
-    cpSync(place.path('state.old'), place.path('state'), { recursive: true })
-  }
-
   it('counts nothing as applied that was never sent, and is mended by a resynchronization', async () => {
     await putBack(4)
     await using engine = await place.open()
