@@ -26,6 +26,12 @@ pub(crate) const FIRST_BLOCK: u64 = HEADER_BYTES as u64;
 /// Where the first data stands.
 pub(crate) const DATA_START: u64 = FIRST_BLOCK + BLOCK_BYTES as u64;
 
+/// Zeros written ahead of a log at a flush.
+const ROOM_BYTES: usize = 512 << 10;
+static ZEROS: [u8; ROOM_BYTES] = [0; ROOM_BYTES];
+/// When less of them is left, more are written.
+const ROOM_BYTES_MIN: u64 = 64 << 10;
+
 const HEALTHY: u8 = 0;
 const WRITE_FAILED: u8 = 1;
 const SYNC_FAILED: u8 = 2;
@@ -85,6 +91,8 @@ pub struct LogWriter<F: LogFile> {
     pub(crate) tail: Tail,
     pub(crate) scratch: Scratch,
     pub(crate) durable: AtomicU64,
+    /// One past the bytes of the log that are known to be written, whatever they are.
+    room_end: u64,
     failure: AtomicU8,
 }
 
@@ -132,7 +140,7 @@ impl<F: LogFile> LogWriter<F> {
     ) -> Self {
         let seal_key = SealKey { id: identity.id, key: identity.key };
         let (durable, failure) = (AtomicU64::new(durable), AtomicU8::new(HEALTHY));
-        Self { log, index, identity, seal_key, tail, scratch, durable, failure }
+        Self { log, index, identity, seal_key, tail, scratch, durable, room_end: 0, failure }
     }
 
     fn write_beginning(&self) -> Result<()> {
@@ -168,7 +176,9 @@ impl<F: LogFile> LogWriter<F> {
     /// # Errors
     /// As [`append`](Self::append).
     pub fn append_and_checkpoint(&mut self, appends: &[Append<'_>]) -> Result<()> {
-        self.write_batch(appends, true)
+        self.write_batch(appends, true)?;
+        self.make_room();
+        Ok(())
     }
 
     /// Describes all entries so far by a metadata block. Writes nothing when they all are.
@@ -176,7 +186,7 @@ impl<F: LogFile> LogWriter<F> {
     /// # Errors
     /// As [`append`](Self::append).
     pub fn checkpoint(&mut self) -> Result<()> {
-        self.write_batch(&[], true)
+        self.append_and_checkpoint(&[])
     }
 
     fn write_batch(&mut self, appends: &[Append<'_>], checkpoint: bool) -> Result<()> {
@@ -201,6 +211,19 @@ impl<F: LogFile> LogWriter<F> {
                 self.fail();
                 Err(e)
             }
+        }
+    }
+
+    /// Writes zeros ahead of a log that is flushed: a sync of a file that grew since the last one waits for the file
+    /// system's journal, too. What stands behind the tail is never taken for a part of the log (see `recover`).
+    fn make_room(&mut self) {
+        let position = self.tail.position;
+        if position + ROOM_BYTES_MIN <= self.room_end {
+            return;
+        }
+        // Without room the next append fails by itself, and tells.
+        if self.log.write_all_at(&mut [IoSlice::new(&ZEROS)], position).is_ok() {
+            self.room_end = position + ROOM_BYTES as u64;
         }
     }
 
@@ -275,7 +298,7 @@ impl<F: LogFile> LogWriter<F> {
         resize(&self.index, record_offset(self.tail.entry_count))?;
         resize(&self.log, self.tail.position)?;
         self.failure.store(HEALTHY, Ordering::Relaxed);
-        self.checkpoint()?;
+        self.write_batch(&[], true)?;
         self.sync()?;
         self.sync_index()?;
         let header = LogHeader {

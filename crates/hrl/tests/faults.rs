@@ -6,8 +6,8 @@ mod common;
 use common::*;
 use secondsite_hrl::faults::SplitMix;
 use secondsite_hrl::{
-    Append, DamageKind, LogWriter, Operation, RANGE_BYTES_MAX, RecoverMode, WRITE_BYTES_MAX, inspect_files,
-    recover, verify_files,
+    Append, DamageKind, LogFile, LogWriter, Operation, RANGE_BYTES_MAX, RecoverMode, WRITE_BYTES_MAX,
+    inspect_files, recover, verify_files,
 };
 
 fn requests(count: u64) -> Vec<Request> {
@@ -85,8 +85,26 @@ fn a_batch_is_one_write_to_the_log_and_one_to_the_index() {
     let requests = requests(300); // two metadata blocks among them
     let before = (files.0.counts().writes, files.1.counts().writes);
     let appends: Vec<_> = requests.iter().map(Request::append).collect();
-    writer.append_and_checkpoint(&appends).unwrap();
+    writer.append(&appends).unwrap();
     assert_eq!((files.0.counts().writes, files.1.counts().writes), (before.0 + 1, before.1 + 1));
+}
+
+#[test]
+fn a_log_that_is_flushed_is_written_ahead_of_itself_so_that_flushes_do_not_make_it_grow() {
+    let files = files();
+    let mut writer = new_log(&files);
+    let request = Request::sectors(Operation::Write, 0, 8, 1, EPOCH_NS);
+    let mut sizes = std::collections::BTreeSet::new();
+    for _ in 0..100 {
+        writer.append_and_checkpoint(&[request.append()]).unwrap();
+        sizes.insert(files.0.size_bytes().unwrap());
+    }
+    assert!(sizes.len() <= 2, "the file had {} sizes in 100 flushes", sizes.len());
+    let position = writer.log_size_bytes();
+    let recovered = recover(files.0.clone(), files.1.clone(), RecoverMode::PowerLoss).unwrap();
+    assert_eq!(recovered.writer.log_size_bytes(), position, "what is written ahead is no part of the log");
+    recovered.writer.seal(EPOCH_NS).unwrap();
+    assert_eq!(files.0.size_bytes().unwrap(), position);
 }
 
 #[test]
