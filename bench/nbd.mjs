@@ -232,7 +232,8 @@ async function cuts() {
   mkdirSync(home)
   for (const disk of disks) {
     const file = openSync(disk, 'w')
-    ftruncateSync(file, 64 * MIB)
+    // The rest is a hole: logs must not reach the threshold.
+    ftruncateSync(file, 4096 * MIB)
     closeSync(file)
   }
   const engine = await Engine.open({ stateDirectory: join(home, 'state') })
@@ -260,7 +261,7 @@ async function cuts() {
   await engine.close()
   const sorted = holds.sort((a, b) => a - b)
   const p99 = sorted[Math.ceil(sorted.length * 0.99) - 1]
-  const method = `${holds.length} cuts over 16 disks of 64 MiB in memory, each written to in 4 KiB pieces all the while. p99 ${p99.toFixed(3)} ms.`
+  const method = `${holds.length} cuts over 16 disks in memory, the first 64 MiB of each written to in 4 KiB pieces all the while. p99 ${p99.toFixed(3)} ms.`
   report({
     title: 'P8 time that a cut holds writes',
     method,

@@ -195,6 +195,7 @@ fn fio_writes_at_random_and_verifies_every_block() {
             "--blockalign=512",
             "--fsync=64",
             "--randseed=42",
+            "--verify_state_save=0",
         ];
         let Some(output) = run(test, "fio", &arguments) else { return };
         assert!(output.contains("err= 0"), "{output}");
