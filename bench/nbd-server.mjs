@@ -9,22 +9,22 @@ const policy = { resyncThresholdPercent: 100, replicationFrequencySeconds: 86_40
 const machine = await engine.enable({ name: 'bench', disks: [disk], replica, policy })
 await machine.startInitialReplication()
 const nbd = await machine.exportNbd({ listen: `unix:${socket}`, spinMicroseconds: Number(spin) })
-let isCycling = false
+let cycles = new AbortController()
 let cycling = Promise.resolve()
 
-async function cycleOn() {
-  while (isCycling) await machine.replicate()
+async function cycleOn(signal) {
+  while (!signal.aborted) await machine.replicate()
 }
 
 async function answer(message) {
   if (message.cycle) await machine.replicate()
   if (message.resync) await machine.resynchronize()
   if (message.cycles === true) {
-    isCycling = true
-    cycling = cycleOn()
+    cycles = new AbortController()
+    cycling = cycleOn(cycles.signal)
   }
   if (message.cycles === false) {
-    isCycling = false
+    cycles.abort()
     await cycling
   }
   const { user, system } = process.cpuUsage()
@@ -35,7 +35,7 @@ process.on('message', (message) => {
   answer(message).catch((error) => process.send({ key: message.key, error: String(error) }))
 })
 process.once('disconnect', async () => {
-  isCycling = false
+  cycles.abort()
   await cycling
   await engine.close()
   process.exit(0)

@@ -164,9 +164,10 @@ function report(made) {
 
 const cache = `${sizeBytes / MIB} MiB of a sparse disk on ext4, written in 4 KiB pieces at random places just before (small folios), page cache warm; log, replica and image on the same disk; a cycle before each run, outside of it.`
 
+const write = (bs, depth, ...more) => [`--bs=${bs}`, `--iodepth=${depth}`, '--rw=randwrite', ...more]
+
 async function throughput(nbdkit, others, tracked, spinning, logFlush) {
   const all = [nbdkit, ...others, tracked]
-  const write = (bs, depth, ...more) => [`--bs=${bs}`, `--iodepth=${depth}`, '--rw=randwrite', ...more]
   await group('P4 randwrite 4k qd32', cache, 'IOPS', all, write('4k', 32))
   await group('P4 randwrite 4k qd1', cache, 'IOPS', [...all, spinning], write('4k', 1))
   await group('P5 randread 4k qd32, warm', cache, 'IOPS', all, ['--bs=4k', '--iodepth=32', '--rw=randread'])
@@ -245,10 +246,10 @@ async function cuts() {
     policy,
   })
   await cut.startInitialReplication()
-  let isOver = false
+  const over = new AbortController()
   const block = random.bytes(4096)
   const writer = async (disk) => {
-    while (!isOver) await disk.write(4096 * random.below((64 * MIB) / 4096), block)
+    while (!over.signal.aborted) await disk.write(4096 * random.below((64 * MIB) / 4096), block)
   }
   const writing = Promise.all(cut.disks.map(writer))
   const holds = []
@@ -256,7 +257,7 @@ async function cuts() {
     await cut.replicate()
     holds.push(Math.max(...cut.disks.map((disk) => disk.status().lastHoldNs)) / 1e6)
   }
-  isOver = true
+  over.abort()
   await writing
   await engine.close()
   const sorted = holds.sort((a, b) => a - b)

@@ -217,21 +217,24 @@ describe('the command line', () => {
   })
 })
 
+/** A copy of `from` with its index and with `bytes` at `offset`. */
+function spoiled(from: string, offset: number, bytes: number[]): string {
+  const path = place.path('bad.hrl')
+  const content = readFileSync(from)
+  content.set(bytes, offset)
+  mkdirSync(place.folder, { recursive: true })
+  writeFileSync(path, content)
+  const index = from.replace(/hrl$/, 'hrx')
+  if (existsSync(index)) copyFileSync(index, place.path('bad.hrx'))
+  return path
+}
+
+const places = (entries: Record<string, unknown>[]) =>
+  entries.map(({ offset, lengthBytes }) => [offset, lengthBytes])
+
 describe('a log', () => {
   const genuine = join(vectors, 'hyperv-v2.hrl')
   const ours = join(vectors, 'profile-1.hrl')
-
-  /** A copy of `from` with its index and with `bytes` at `offset`. */
-  function spoiled(from: string, offset: number, bytes: number[]): string {
-    const path = place.path('bad.hrl')
-    const content = readFileSync(from)
-    content.set(bytes, offset)
-    mkdirSync(place.folder, { recursive: true })
-    writeFileSync(path, content)
-    const index = from.replace(/hrl$/, 'hrx')
-    if (existsSync(index)) copyFileSync(index, place.path('bad.hrx'))
-    return path
-  }
 
   it('that is none is refused by name, not shown', async () => {
     const path = place.makeDisk('noise.hrl', 8 * KIB, 8 * KIB)
@@ -277,8 +280,6 @@ describe('a log', () => {
     writeFileSync(place.path('bad.hrx'), index)
     const { exitCode, objects } = await runHere(['log', 'show', '--entries', '--json', path])
     expect(exitCode).toBe(1)
-    const places = (entries: Record<string, unknown>[]) =>
-      entries.map(({ offset, lengthBytes }) => [offset, lengthBytes])
     expect(places(objects.slice(1, -1))).toEqual(places(all))
   })
 

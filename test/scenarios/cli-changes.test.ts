@@ -80,24 +80,24 @@ describe('a disk that is written to while it is read', () => {
   })
 })
 
+/** Stops a sync in order after `batches` of 64 KiB, the first of them differing from the replica. */
+async function stopped(source: string, replica: string, batches: number): Promise<unknown> {
+  const stop = new AbortController()
+  const options: SyncOptions = {
+    batchBytes: 64 * KIB,
+    signal: stop.signal,
+    onProgress: ({ doneBytes }) => void (doneBytes === batches * 64 * KIB && stop.abort()),
+  }
+  return syncDisks(source, replica, options).catch((error: unknown) => error)
+}
+
+function pair(): [string, string] {
+  return [place.makeDisk('a.raw', MIB, MIB), place.makeDisk('b.raw', MIB, MIB)]
+}
+
+const note = (replica: string) => `${replica}.secondsite-sync`
+
 describe('an interrupted run', () => {
-  /** Stops a sync in order after `batches` of 64 KiB, the first of them differing from the replica. */
-  async function stopped(source: string, replica: string, batches: number): Promise<unknown> {
-    const stop = new AbortController()
-    const options: SyncOptions = {
-      batchBytes: 64 * KIB,
-      signal: stop.signal,
-      onProgress: ({ doneBytes }) => void (doneBytes === batches * 64 * KIB && stop.abort()),
-    }
-    return syncDisks(source, replica, options).catch((error: unknown) => error)
-  }
-
-  function pair(): [string, string] {
-    return [place.makeDisk('a.raw', MIB, MIB), place.makeDisk('b.raw', MIB, MIB)]
-  }
-
-  const note = (replica: string) => `${replica}.secondsite-sync`
-
   it('goes on where it stopped, and the counts are those of both runs', async () => {
     const [source, replica] = pair()
     const error = await stopped(source, replica, 4)
@@ -187,7 +187,7 @@ describe('an interrupted run', () => {
       if (errors?.length === 2) child.kill('SIGINT')
     })
     expect(await once(child, 'close')).toEqual([130, null])
-    const [{ error }] = output?.map((line) => JSON.parse(line)) as [{ error: { hint: string } }]
+    const [{ error }] = (output ?? []).map((line) => JSON.parse(line)) as [{ error: { hint: string } }]
     expect(error).toMatchObject({ code: 'ABORTED', details: { goesOn: true } })
     expect(error.hint).toBe('Run it again: it goes on there.')
     expect(JSON.parse(errors?.at(-1) ?? '')).toMatchObject({ event: 'error', code: 'ABORTED' })

@@ -37,11 +37,13 @@ export async function logShow(
   return report.damage.length === 0 && stopped === undefined ? EXIT.ok : EXIT.different
 }
 
+function isKnown(code: string): code is 'LOG_NOT_HRL' | 'LOG_VERSION_UNSUPPORTED' {
+  return NO_LOG.includes(code)
+}
+
 function refuseNoLog({ header, damage: [first], path }: LogReport): void {
   if (header || first === undefined) return
   const { code, offset, reason } = first
-  const isKnown = (known: string): known is 'LOG_NOT_HRL' | 'LOG_VERSION_UNSUPPORTED' =>
-    NO_LOG.includes(known)
   if (!isKnown(code)) return
   const message = `${path} at offset ${offset}: ${reason}`
   throw new SecondsiteError(code, { message, details: { path, offset, reason } })
@@ -61,7 +63,10 @@ async function printEntries(
     for (const entries of readEntries(file)) {
       if (signal.aborted) throw new SecondsiteError('ABORTED', { message: `stopped after ${count} entries` })
       count += entries.length
-      for (const entry of entries) isJson ? output.json(entry) : output.say(entryText(entry))
+      for (const entry of entries) {
+        if (isJson) output.json(entry)
+        else output.say(entryText(entry))
+      }
       await output.settled()
     }
   } catch (error) {

@@ -49,11 +49,14 @@ export interface ErrorText {
   readonly hint: string
 }
 
+function event(value: object): void {
+  process.stderr.write(`${jsonText(value)}\n`)
+}
+
 /** Prints to the streams of the process. */
 export function stdoutOutput(mode: ProgressMode = 'auto'): Output {
   const isLines = mode === 'json'
   const bar = new Bar(mode === 'auto' && process.stderr.isTTY)
-  const event = (value: object): void => void process.stderr.write(`${jsonText(value)}\n`)
   const print = (stream: NodeJS.WriteStream, text: string): void => {
     bar.end()
     stream.write(`${text}\n`)
