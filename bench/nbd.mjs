@@ -1,5 +1,6 @@
 // The tracked export against servers that track nothing, with fio over a Unix socket, interleaved in one run.
-// `--quick` only shows that it runs; its numbers say nothing and are not saved. `--only WORD` keeps groups with that word.
+// `--quick` only shows that it runs; its numbers say nothing and are not saved. `--only WORD` measures the groups whose
+// title has that word, and leaves the other tables as they are.
 import { fork, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import {
@@ -9,6 +10,7 @@ import {
   mkdirSync,
   mkdtempSync,
   openSync,
+  readFileSync,
   rmSync,
   writeSync,
 } from 'node:fs'
@@ -132,6 +134,14 @@ async function fio(server, args) {
 }
 
 const groups = []
+
+/** The groups measured now in the place of the older ones of their titles. */
+function withOthers(measured) {
+  const older = JSON.parse(readFileSync(new URL('results/nbd.json', import.meta.url), 'utf8')).groups
+  const isOlder = ({ title }) => older.some((group) => group.title === title)
+  const kept = older.map((group) => measured.find(({ title }) => title === group.title) ?? group)
+  return [...kept, ...measured.filter((group) => !isOlder(group))]
+}
 
 async function group(title, method, unit, servers, args, pick = (run) => run.iops) {
   if (!title.includes(only)) return
@@ -288,9 +298,8 @@ async function rpo() {
   })
 }
 
-try {
-  for (const tool of ['fio', 'nbdkit', 'qemu-nbd'])
-    if (!isInstalled(tool)) throw new Error(`${tool} is not installed`)
+/** What needs a server of each kind. */
+async function besideOthers() {
   const nbdkit = await foreign('nbdkit file', 'nbdkit', (disk, socket) => ['-f', '-U', socket, 'file', disk])
   const qemu = await foreign('qemu-nbd', 'qemu-nbd', (disk, socket) => [
     '-t',
@@ -309,9 +318,15 @@ try {
   const logFlush = await secondsite('secondsite, flush mode log', { flushMode: 'log' })
   await throughput(nbdkit, [qemu], tracked, spinning, logFlush)
   await foreground(tracked)
+}
+
+try {
+  for (const tool of ['fio', 'nbdkit', 'qemu-nbd'])
+    if (!isInstalled(tool)) throw new Error(`${tool} is not installed`)
+  if (!['P8', 'P11'].includes(only)) await besideOthers()
   await cuts()
   await rpo()
-  if (!isQuick && only === '') save('nbd', { machine: machine(), groups })
+  if (!isQuick) save('nbd', { machine: machine(), groups: only === '' ? groups : withOthers(groups) })
 } finally {
   for (const stop of stops) await stop()
   for (const made of [folder, memory]) rmSync(made, { recursive: true, force: true })
