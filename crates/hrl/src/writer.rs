@@ -171,7 +171,8 @@ impl<F: LogFile> LogWriter<F> {
     }
 
     /// [`append`](Self::append) and a metadata block behind it, in the same write: after the next
-    /// [`sync`](Self::sync) the log is readable up to here without its index.
+    /// [`sync`](Self::sync) the log is readable up to here without its index. The file may be written ahead with zeros
+    /// behind that, in a write of its own, so that the next syncs do not find it longer.
     ///
     /// # Errors
     /// As [`append`](Self::append).

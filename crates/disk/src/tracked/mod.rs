@@ -21,8 +21,9 @@
 //! | `open`, `recover`, `scan`, `redo`; `close` | recovery; the clean end |
 //! | `file`, `header`, `bits`, `regions` | the tracking file |
 //!
-//! Locks, in this order: housekeeping (one slow operation at a time), order (never held over a sync, but for the
-//! activation of regions and for making room among them), queue.
+//! Locks, in this order: housekeeping (one slow operation at a time), order, queue. The order lock is held over a sync
+//! of the tracking file alone: when regions are activated or cleaned for room, after a flush of what no log holds, and
+//! while a disk grows; making room among regions syncs the log as well.
 
 mod batch;
 mod bits;
