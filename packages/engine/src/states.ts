@@ -69,6 +69,12 @@ export const REPLICATION_MODE = {
 /** The part this computer plays for a machine. */
 export type ReplicationMode = keyof typeof REPLICATION_MODE
 
+/** What a cut is: the disks as after a power cut, frozen by their applications, or at the end of a planned failover. */
+export const POINT_KINDS = ['crash-consistent', 'application-consistent', 'planned'] as const
+
+/** Kind of a cut, and so of the recovery point that it becomes. */
+export type PointKind = (typeof POINT_KINDS)[number]
+
 /** ReplicationType of the last cycle, or of a failover. */
 export const REPLICATION_TYPE = { None: 0, Regular: 1, ApplicationConsistent: 2, Planned: 3 } as const
 

@@ -144,7 +144,7 @@ export class ReplicaSession {
     await this.#checkChain(begin)
     if (begin.kind === 'resync') await this.#moved('resyncStarted', 'a batch arrives')
     await this.#applier.discardUnfinished(begin.key)
-    const { key: cycleNumber, kind, cutTimeMs } = begin
+    const { key: cycleNumber, kind, cutTimeMs, pointKind, groupPointId } = begin
     const logs = begin.logs.map((log) => {
       const { log: path, index: indexPath } = this.#applier.spool.paths(cycleNumber, log.logId)
       const { logId, diskId, previousLogId, logSizeBytes, indexSizeBytes } = log
@@ -166,6 +166,8 @@ export class ReplicaSession {
       kind,
       state: 'receiving' as const,
       cutTimeMs,
+      pointKind,
+      groupPointId,
       receivedMs: null,
       appliedMs: null,
     }

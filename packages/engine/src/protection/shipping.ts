@@ -9,6 +9,7 @@
 import { unlinkSync } from 'node:fs'
 import type { NativeSealedLog } from '../native/types.js'
 import { type Shipment, ship } from '../ship/index.js'
+import type { PointKind } from '../states.js'
 import type { Cycle, LogKind, QueuedLog } from '../store/state-schema.js'
 import { dropQueue } from '../store/resync-store.js'
 import type { InTransaction } from '../store/state-store.js'
@@ -42,6 +43,10 @@ export interface QueueOptions {
   readonly replaces?: readonly number[]
   /** Unix milliseconds of the cut; default now. */
   readonly cutTimeMs?: number
+  /** What the cut was; default `crash-consistent`. */
+  readonly pointKind?: PointKind
+  /** The cut that all members of a consistency group share; default none. */
+  readonly groupPointId?: string | null
 }
 
 /** Records a shipment. @returns its number */
@@ -56,7 +61,9 @@ export async function queueShipment(
   const logs = entries.map((entry) => ({ ...rowOf(entry), cycleNumber, kind, state: 'sealed' as const }))
   const isRebase = options.isRebase ? 1 : 0
   const times = { cutTimeMs: options.cutTimeMs ?? clock.nowMs(), receivedMs: null, appliedMs: null }
-  const cycle = { machineId, cycleNumber, kind, state: 'cut' as const, isRebase, ...times }
+  const { pointKind = 'crash-consistent', groupPointId = null } = options
+  const point = { isRebase, pointKind, groupPointId, ...times }
+  const cycle = { machineId, cycleNumber, kind, state: 'cut' as const, ...point }
   await store.addCycle(cycle, logs, { also: options.also, replaces: options.replaces ?? [] })
   return cycleNumber
 }
@@ -116,8 +123,11 @@ export async function requeue(context: MachineContext, cycles: readonly Cycle[])
     return logs.map((log) => ({ diskId: disk.diskId, log }))
   })
   const isRebase = cycles.some((cycle) => cycle.isRebase === 1)
-  const cutTimeMs = Math.max(...cycles.map((cycle) => cycle.cutTimeMs))
-  await queueShipment(context, 'delta', entries, { isRebase, replaces: numbers, cutTimeMs })
+  // The images show the newest of the cuts, so theirs is the point.
+  const newest = cycles.reduce((one, other) => (other.cycleNumber > one.cycleNumber ? other : one))
+  const { cutTimeMs, pointKind, groupPointId } = newest
+  const point = { cutTimeMs, pointKind, groupPointId }
+  await queueShipment(context, 'delta', entries, { isRebase, replaces: numbers, ...point })
 }
 
 /** Forgets the queue: its logs are folded into the changed map. */
@@ -215,9 +225,9 @@ async function sendOne(
 
 async function shipmentOf(context: MachineContext, cycle: Cycle): Promise<Shipment> {
   const rows = await context.store.logsOfCycle(context.machineId, cycle.cycleNumber)
-  const { cycleNumber: number, kind, cutTimeMs, isRebase } = cycle
+  const { cycleNumber: number, kind, cutTimeMs, isRebase, pointKind, groupPointId } = cycle
   const logs = rows.map((row) => ({ diskId: row.diskId, log: sealedLogOf(row) }))
-  return { number, kind, cutTimeMs, isRebase: isRebase === 1, logs }
+  return { number, kind, cutTimeMs, isRebase: isRebase === 1, pointKind, groupPointId, logs }
 }
 
 function sealedLogOf(row: QueuedLog): NativeSealedLog {

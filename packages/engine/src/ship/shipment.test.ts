@@ -21,7 +21,15 @@ function sealedLog(id: string, logSizeBytes: number, indexSizeBytes: number): Na
 
 function shipmentOf(logs: NativeSealedLog[]): Shipment {
   const entries = logs.map((log) => ({ diskId: 'disk', log }))
-  return { number: 1, kind: 'delta', cutTimeMs: 0, isRebase: false, logs: entries }
+  return {
+    number: 1,
+    kind: 'delta',
+    cutTimeMs: 0,
+    isRebase: false,
+    pointKind: 'crash-consistent',
+    groupPointId: null,
+    logs: entries,
+  }
 }
 
 it('sends every byte behind the cursor exactly once and none before it', () => {

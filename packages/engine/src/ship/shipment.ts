@@ -7,6 +7,7 @@
  */
 
 import type { NativeSealedLog } from '../native/types.js'
+import type { PointKind } from '../states.js'
 
 export type ShipmentKind = 'initial' | 'resync' | 'delta'
 
@@ -26,6 +27,10 @@ export interface Shipment {
   readonly cutTimeMs: number
   /** True when the chain of logs begins anew, after an initial replication or a resynchronization. */
   readonly isRebase: boolean
+  /** What the cut was; the replica names its recovery point so. */
+  readonly pointKind: PointKind
+  /** The cut that all members of a consistency group share; null for one of the machine alone. */
+  readonly groupPointId: string | null
   readonly logs: readonly ShipmentLog[]
 }
 

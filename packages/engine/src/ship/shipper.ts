@@ -86,9 +86,9 @@ async function* encodedAhead(shipment: Shipment, options: ShipOptions): AsyncGen
 }
 
 function beginOf(shipment: Shipment) {
-  const { number: key, kind, cutTimeMs, isRebase } = shipment
+  const { number: key, kind, cutTimeMs, isRebase, pointKind, groupPointId } = shipment
   const logs = shipment.logs.map(shippedLogOf)
-  return message('shipment-begin', { key, kind, cutTimeMs, isRebase, logs })
+  return message('shipment-begin', { key, kind, cutTimeMs, isRebase, pointKind, groupPointId, logs })
 }
 
 function shippedLogOf({ diskId, log }: ShipmentLog) {

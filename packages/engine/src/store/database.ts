@@ -30,9 +30,10 @@ export function flag(name: string, initial: 0 | 1 = 0): string {
   return `"${name}" INTEGER NOT NULL DEFAULT ${initial} CHECK ("${name}" IN (0, 1))`
 }
 
-/** SQL of a text column that takes only the given words. */
-export function oneOf(name: string, words: readonly string[]): string {
-  return `"${name}" TEXT NOT NULL CHECK ("${name}" IN (${words.map((word) => `'${word}'`).join(', ')}))`
+/** SQL of a text column that takes only the given words; `initial` is what rows of an older version get. */
+export function oneOf(name: string, words: readonly string[], initial?: string): string {
+  const filled = initial === undefined ? '' : ` DEFAULT '${initial}'`
+  return `"${name}" TEXT NOT NULL${filled} CHECK ("${name}" IN (${words.map((word) => `'${word}'`).join(', ')}))`
 }
 
 /** A database that is open. */

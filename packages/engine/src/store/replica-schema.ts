@@ -6,7 +6,7 @@
  */
 
 import type { Generated, Insertable, Selectable } from 'kysely'
-import type { ReplicationState } from '../states.js'
+import { POINT_KINDS, type PointKind, type ReplicationState } from '../states.js'
 import { type DatabaseKind, flag, oneOf, wholeNumber } from './database.js'
 import { LOG_KINDS, type LogKind } from './state-schema.js'
 
@@ -67,6 +67,9 @@ export interface ReceiptTable {
   cutTimeMs: number
   receivedMs: number | null
   appliedMs: number | null
+  pointKind: Generated<PointKind>
+  /** The cut that all members of a consistency group share; null for one of the machine alone. */
+  groupPointId: string | null
 }
 
 /** Every transition of the replica side. */
@@ -123,9 +126,14 @@ CREATE TABLE "journal" (
   "trigger" TEXT NOT NULL, "fromState" TEXT NOT NULL, "toState" TEXT NOT NULL) STRICT;
 `
 
+const VERSION_2 = `
+ALTER TABLE "cycles" ADD COLUMN ${oneOf('pointKind', POINT_KINDS, 'crash-consistent')};
+ALTER TABLE "cycles" ADD COLUMN "groupPointId" TEXT;
+`
+
 /** The database of a replica store: "SSrp". */
 export const REPLICA_DATABASE: DatabaseKind = {
   name: 'replica store',
   applicationId: 0x53537270,
-  migrations: [VERSION_1],
+  migrations: [VERSION_1, VERSION_2],
 }

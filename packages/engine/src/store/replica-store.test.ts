@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import fs from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import Database from 'libsql'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { ManualClock } from '../testing/manual-clock.js'
 import { openLocked } from './lock.js'
@@ -142,6 +143,27 @@ describe('a replica store', () => {
     const tooMuch = { logDurableBytes: 1001, indexDurableBytes: 0 }
     await expect(store.setProgress('a', tooMuch)).rejects.toThrow(/CHECK/)
     expect(await store.unfinishedLogs()).toMatchObject([{ logDurableBytes: 0 }])
+  })
+
+  it('remembers what a cut was, and of which group', async () => {
+    const point = { pointKind: 'application-consistent', groupPointId: 'g1' } as const
+    await store.beginCycle({ ...receipt(1), ...point }, [spooled('a', 1)])
+    await reopen()
+    expect(await store.openCycles()).toMatchObject([{ cycleNumber: 1, ...point }])
+    const unknown = { ...receipt(2), pointKind: 'tested' as never }
+    await expect(store.beginCycle(unknown, [])).rejects.toThrow(/CHECK/)
+  })
+
+  it('of version 1 is taken over: its cycles were crash-consistent cuts of the machine alone', async () => {
+    await store.beginCycle(receipt(1), [spooled('a', 1)])
+    await store.close()
+    const raw = new Database(join(directory, 'store.db'))
+    raw.exec('ALTER TABLE "cycles" DROP COLUMN "pointKind"; ALTER TABLE "cycles" DROP COLUMN "groupPointId"')
+    raw.exec('PRAGMA user_version = 1')
+    raw.close()
+    store = ReplicaStore.open(directory, clock)
+    const point = { pointKind: 'crash-consistent', groupPointId: null }
+    expect(await store.openCycles()).toMatchObject([{ cycleNumber: 1, cutTimeMs: 7, ...point }])
   })
 
   it('a batch of initial replication does not move the chain', async () => {

@@ -6,7 +6,13 @@
  */
 
 import type { Generated, Insertable, Selectable } from 'kysely'
-import type { ReplicationMode, ReplicationState, Side } from '../states.js'
+import {
+  POINT_KINDS,
+  type PointKind,
+  type ReplicationMode,
+  type ReplicationState,
+  type Side,
+} from '../states.js'
 import { type DatabaseKind, flag, oneOf, wholeNumber } from './database.js'
 
 /** Why a log was made. */
@@ -49,6 +55,8 @@ export interface MachineTable {
   lastAppliedMs: number | null
   /** Cut that the images show. */
   lastAppliedCutMs: number | null
+  /** Newest application-consistent cut that the images have shown. */
+  lastApplicationConsistentCutMs: number | null
 }
 
 /** A disk of a machine. */
@@ -96,6 +104,9 @@ export interface CycleTable {
   sentBytes: Generated<number>
   receivedMs: number | null
   appliedMs: number | null
+  pointKind: Generated<PointKind>
+  /** The cut that all members of a consistency group share; null for one of the machine alone. */
+  groupPointId: string | null
 }
 
 /** One resynchronization of a machine. */
@@ -242,9 +253,15 @@ DELETE FROM "cycles" WHERE "state" = 'applied' AND "cycleNumber" < (
   WHERE "newest"."machineId" = "cycles"."machineId" AND "newest"."state" = 'applied');
 `
 
+const VERSION_3 = `
+ALTER TABLE "machines" ADD COLUMN ${wholeNumber('lastApplicationConsistentCutMs', '')};
+ALTER TABLE "cycles" ADD COLUMN ${oneOf('pointKind', POINT_KINDS, 'crash-consistent')};
+ALTER TABLE "cycles" ADD COLUMN "groupPointId" TEXT;
+`
+
 /** The state database: "SSst". */
 export const STATE_DATABASE: DatabaseKind = {
   name: 'state database',
   applicationId: 0x53537374,
-  migrations: [VERSION_1, VERSION_2],
+  migrations: [VERSION_1, VERSION_2, VERSION_3],
 }

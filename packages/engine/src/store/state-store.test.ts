@@ -132,12 +132,12 @@ describe('opening a state directory', () => {
       expect(() => StateStore.open(directory, clock), `attempt ${attempt}`).toThrow(
         expect.objectContaining({
           code: 'STORE_VERSION_NEWER',
-          details: { path, version: 99, knownVersion: 2 },
+          details: { path, version: 99, knownVersion: 3 },
         }),
       )
     }
     const back = new Database(path)
-    back.exec('PRAGMA user_version = 2')
+    back.exec('PRAGMA user_version = 3')
     back.close()
     store = StateStore.open(directory, clock)
   })
@@ -278,6 +278,16 @@ describe('cycles and logs', () => {
     await store.markReceived('m1', 1, 99)
     expect((await store.logsOfCycle('m1', 1)).map((row) => row.state)).toEqual(['applied'])
     expect((await store.machine('m1')).lastAppliedMs).toBe(clock.nowMs() - 10)
+  })
+
+  it('remember the newest application-consistent cut that arrived, however many others follow', async () => {
+    await store.addCycle({ ...cycle(1), cutTimeMs: 10, pointKind: 'application-consistent' }, [])
+    await store.addCycle({ ...cycle(2), cutTimeMs: 20, groupPointId: 'g1' }, [])
+    expect((await store.machine('m1')).lastApplicationConsistentCutMs).toBeNull()
+    await store.markApplied('m1', 1)
+    await store.markApplied('m1', 2)
+    const times = { lastApplicationConsistentCutMs: 10, lastAppliedCutMs: 20 }
+    expect(await store.machine('m1')).toMatchObject(times)
   })
 
   it('a cut that cannot be recorded in full is not recorded at all', async () => {

@@ -10,7 +10,7 @@ import { join } from 'node:path'
 import type { Kysely, Transaction } from 'kysely'
 import type { Clock } from '../clock.js'
 import { SecondsiteError } from '../errors.js'
-import type { ReplicationState } from '../states.js'
+import type { PointKind, ReplicationState } from '../states.js'
 import { type OpenDatabase, openDatabase } from './database.js'
 import { type LockedDirectory, openLocked } from './lock.js'
 import {
@@ -280,13 +280,13 @@ export class StateStore implements AsyncDisposable {
       if (numUpdatedRows === 0n) return
       await setLogState(transaction, machineId, cycleNumber, 'applied')
       const own = transaction.selectFrom('cycles').where('machineId', '=', machineId)
-      const { cutTimeMs } = await own
-        .select('cutTimeMs')
+      const { cutTimeMs, pointKind } = await own
+        .select(['cutTimeMs', 'pointKind'])
         .where('cycleNumber', '=', cycleNumber)
         .executeTakeFirstOrThrow()
       await transaction
         .updateTable('machines')
-        .set({ lastAppliedMs: nowMs, lastAppliedCutMs: cutTimeMs })
+        .set({ lastAppliedMs: nowMs, lastAppliedCutMs: cutTimeMs, ...quiescedAt(pointKind, cutTimeMs) })
         .where('machineId', '=', machineId)
         .execute()
       const older = transaction.deleteFrom('cycles').where('machineId', '=', machineId)
@@ -419,4 +419,8 @@ function notFound(machineId: string): never {
     message: `no machine ${machineId}`,
     details: { machine: machineId },
   })
+}
+
+function quiescedAt(kind: PointKind, cutTimeMs: number): { lastApplicationConsistentCutMs?: number } {
+  return kind === 'application-consistent' ? { lastApplicationConsistentCutMs: cutTimeMs } : {}
 }

@@ -44,6 +44,13 @@ it('header fields are those of the specification', () => {
   }
 })
 
+it('a shipment of an older primary is a crash-consistent cut of the machine alone', () => {
+  const begin = { key: 1, kind: 'delta', cutTimeMs: 0, isRebase: false, logs: [] }
+  const point = { pointKind: 'crash-consistent', groupPointId: null }
+  expect(HEADERS['shipment-begin'].parse(begin)).toMatchObject(point)
+  expect(HEADERS['shipment-begin'].safeParse({ ...begin, pointKind: 'tested' }).success).toBe(false)
+})
+
 it('no number is given twice', () => {
   const numbers = Object.values(WIRE_TYPES).map(({ number }) => number)
   expect(new Set(numbers).size).toBe(numbers.length)

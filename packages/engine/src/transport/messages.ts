@@ -7,6 +7,7 @@
 
 import { z } from 'zod'
 import { type ErrorDetails, toPlainError } from '../errors.js'
+import { POINT_KINDS } from '../states.js'
 
 /** Version of the protocol that `hello` offers. */
 export const PROTOCOL_VERSION = 1
@@ -83,6 +84,10 @@ export const HEADERS = {
     cutTimeMs: count,
     /** True when the chain of logs begins anew. */
     isRebase: z.boolean(),
+    /** What the cut was. An older primary cuts nothing but crash-consistently. */
+    pointKind: z.enum(POINT_KINDS).default('crash-consistent'),
+    /** The cut that all members of a consistency group share; null for one of the machine alone. */
+    groupPointId: id.nullable().default(null),
     logs: z.array(shippedLog).max(SHIPMENT_LOGS_MAX),
   }),
   /** A slice of a log; the body is an encoded frame. */
