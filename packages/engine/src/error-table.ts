@@ -316,6 +316,11 @@ export const ERROR_TABLE = {
     'A file or folder is not there.',
     'Check the path; mount the storage that holds it.',
   ),
+  PLAN_INVALID: final(
+    'invalidParameter',
+    'A recovery plan does not say what it has to say, or says what makes no sense.',
+    'Mend the lines named in the details; docs/plans.md and docs/plan.schema.json say what is allowed.',
+  ),
   PROTOCOL_ERROR: final(
     'failed',
     'The other side sent something that is not the protocol.',

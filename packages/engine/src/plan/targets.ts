@@ -1,0 +1,86 @@
+/**
+ * What a recovery plan asks of the machines it names.
+ *
+ * The runner knows no replica, no disk and no hypervisor: it resolves each machine once and calls these verbs. All verbs
+ * are idempotent: a verb that was done, or begun and cut off by a crash, is called again after the crash with the same
+ * `key` and then finishes what is left, or says at once what it did the first time. A verb that is stopped by its signal
+ * rejects with ABORTED and may be called again.
+ */
+
+import type { JsonValue } from '../errors.js'
+import type { PlanMachine, PlanRunKind, PointChoice } from './plan.js'
+
+/** Finds the machines of a plan. */
+export interface PlanTargets {
+  /**
+   * The machine that a plan names; called once per machine and session, before its first verb.
+   * @param directory - folder at which relative paths of the plan start
+   * @throws when the machine is not there; a coded error, which then is the failure of its steps
+   */
+  resolve(name: string, machine: PlanMachine, directory: string): Promise<PlanTarget>
+}
+
+/** A recovery point, as plans and reports show it. */
+export interface PlanPoint {
+  /** Number of the cut. */
+  readonly sequence: number
+  /** Unix time of the cut, in milliseconds. */
+  readonly timeMs: number
+  /** `crash-consistent`, `application-consistent`, `planned`. */
+  readonly kind: string
+}
+
+/** What a failover takes and what it costs; of a forecast what is known before. */
+export interface FailoverFacts {
+  /** The point that is, or would be, taken. */
+  readonly point: PlanPoint | null
+  /** Seconds of writes that are lost; `null` when it cannot be known. */
+  readonly lossSeconds: number | null
+  /** Bytes of writes that are lost; `null` when it cannot be known. */
+  readonly lossBytes: number | null
+  /** Bytes that have to be copied first. */
+  readonly copyBytes: number
+}
+
+/** What a verb would do. */
+export interface FailoverForecast extends FailoverFacts {
+  /** How long it takes, in milliseconds; `null` when nothing was measured that would tell. */
+  readonly estimatedMs: number | null
+  /** What an operator should know before, one sentence each. */
+  readonly notes?: readonly string[]
+}
+
+/** How far a verb has come. */
+export interface TargetProgress {
+  readonly doneBytes: number
+  readonly totalBytes: number
+}
+
+/** What every verb gets. */
+export interface VerbContext {
+  readonly kind: PlanRunKind
+  /** The same for the same verb of the same run, before and after a crash; other runs have others. */
+  readonly key: string
+  /** Aborted when the run is stopped. */
+  readonly signal: AbortSignal
+  /** May be called at any rate; only the newest is shown. */
+  readonly onProgress: (progress: TargetProgress) => void
+}
+
+/** A machine that a plan works on. */
+export interface PlanTarget {
+  /** What `failover` or `failback` would do now; changes nothing. */
+  describe(kind: PlanRunKind, choice: PointChoice): Promise<FailoverForecast>
+  /** Stops the machine where it runs now; resolves when it is off, at once when it is off already. */
+  shutdown(context: VerbContext): Promise<void>
+  /** Fails over to the chosen point, as `context.kind` says: Planned, Unplanned or Test. */
+  failover(choice: PointChoice, context: VerbContext): Promise<FailoverFacts>
+  /** Brings the machine home, by a planned failover in the direction of home. */
+  failback(context: VerbContext): Promise<FailoverFacts>
+  /** Starts the machine, or the test copy, where the failover has brought it. May tell what it started. */
+  boot(context: VerbContext): Promise<JsonValue | undefined>
+  /** Stops and removes the test copy that `failover` of this run made; harmless when there is none. */
+  cleanupTest(context: VerbContext): Promise<void>
+  /** Gives up what `resolve` opened. */
+  close?(): Promise<void>
+}
