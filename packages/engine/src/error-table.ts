@@ -326,6 +326,36 @@ export const ERROR_TABLE = {
     'The other side sent something that is not the protocol.',
     'Check that both sides run compatible versions and that the address is right.',
   ),
+  QUIESCE_AGENT_PROTOCOL: retried(
+    'failed',
+    'What the guest agent of a quiesce hook sends is no answer.',
+    'Check that the socket path is that of the channel org.qemu.guest_agent.0, and that the guest can be trusted.',
+  ),
+  QUIESCE_AGENT_UNREACHABLE: retried(
+    'notAvailable',
+    'The guest agent of a quiesce hook cannot be reached.',
+    'Start qemu-guest-agent in the guest, and check the socket path; nobody else may be connected to it.',
+  ),
+  QUIESCE_FREEZE_FAILED: retried(
+    'failed',
+    'A quiesce hook could not bring the applications to rest; the cut was crash-consistent.',
+    'Run the hook by hand; its program, exit code and output stand in the details.',
+  ),
+  QUIESCE_LOST: retried(
+    'failed',
+    'Something else thawed the applications before the cut was made; it was crash-consistent.',
+    'Find out who else thaws: a backup program, or the guest itself after a limit of its own.',
+  ),
+  QUIESCE_THAW_FAILED: retried(
+    'failed',
+    'What a quiesce hook has frozen could not be thawed.',
+    'Thaw by hand at once (fsfreeze --unfreeze, virsh domfsthaw, the thaw command): applications stand still until then.',
+  ),
+  QUIESCE_TIMEOUT: retried(
+    'timeout',
+    'A step of a quiesce hook, or the cut it was held for, took longer than its limit; everything was thawed.',
+    'Do what takes long in `prepare`, which freezes nothing, or raise the limit.',
+  ),
   REPLICA_BEHIND: final(
     'invalidState',
     'The replica has lost shipments that it had applied: it is an older copy, or a new one.',
