@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import type { Engine, ProtectedMachine } from '@secondsite/engine'
+import { client } from './clients.js'
 import { MIB, Workplace } from './workplace.js'
 
 let place: Workplace
@@ -22,18 +23,6 @@ afterEach(async () => {
 })
 
 const listen = (): string => `unix:${place.path('nbd.sock')}`
-
-/** Runs a client while this process serves it. */
-async function client(command: string, ...args: string[]): Promise<string> {
-  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'] })
-  const output: Buffer[] = []
-  child.stdout.on('data', (piece: Buffer) => output.push(piece))
-  child.stderr.on('data', (piece: Buffer) => output.push(piece))
-  const [code] = await once(child, 'close')
-  const text = Buffer.concat(output).toString()
-  if (code !== 0) throw new Error(`${command} ended with ${code}: ${text}`)
-  return text
-}
 
 describe('an exported machine', () => {
   it('offers its disks by name, and what clients write is replicated', async () => {
