@@ -2,7 +2,7 @@
  * Primary and replica work carried out for real: by workers of the pool and by the native core.
  */
 
-import { open } from 'node:fs/promises'
+import { open, statfs } from 'node:fs/promises'
 import { fromSystemError } from './errors.js'
 import type { ReplicaWork } from './apply/replica-work.js'
 import { digestListBytes } from './resync/compare.js'
@@ -39,6 +39,7 @@ export function primaryWork(
       })) as BuiltBatch
       return { log, nextOffset }
     },
+    roomBytes,
     digests: async ({ disk, ranges, chunkBytes, algorithm, seed }) => {
       const bytes = digestListBytes(ranges, chunkBytes)
       const args = [disk.handle, toPairs(ranges), chunkBytes, algorithm, seed, bytes]
@@ -50,6 +51,15 @@ export function primaryWork(
 interface BuiltBatch {
   readonly log: NativeSealedLog
   readonly nextOffset: number
+}
+
+async function roomBytes(directory: string): Promise<number> {
+  try {
+    const { bavail, bsize } = await statfs(directory)
+    return bavail * bsize
+  } catch (error) {
+    throw fromSystemError(error, { operation: 'look at the room of', path: directory })
+  }
 }
 
 async function growImage(path: string, sizeBytes: number): Promise<void> {

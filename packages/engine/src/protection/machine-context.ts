@@ -48,6 +48,8 @@ export interface PrimaryWork {
   cut(disks: readonly TrackedDisk[]): Promise<void>
   exportNbd(disks: readonly TrackedDisk[], options: NbdOptions): Promise<NbdExport>
   buildBatch(request: BatchRequest): Promise<Batch>
+  /** Bytes that may still be written to the file system of a folder. */
+  roomBytes(directory: string): Promise<number>
   /** 16 bytes a chunk. */
   digests(request: SourceDigestRequest): Promise<Uint8Array>
   /** Called with the name of a step just before it; a test kills the process there. */
