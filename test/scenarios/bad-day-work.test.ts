@@ -6,7 +6,7 @@
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { syncBuiltinESMExports } from 'node:module'
 import threads from 'node:worker_threads'
-import type { ProtectedMachine } from '@secondsite/engine'
+import { type ProtectedMachine, SecondsiteError } from '@secondsite/engine'
 import type { AnyMessage, Channel, Message, Transport } from '@secondsite/engine/testing'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { BadDay, codeOf, refusal } from './bad-day.js'
@@ -195,6 +195,39 @@ describe('a log', () => {
     })
     await day.guestWrites(machine)
     expect(await day.repaired(machine)).toEqual(['resynchronize', 'replicate'])
+  })
+})
+
+describe('a resynchronization that gives up a log which was cut and never sent', () => {
+  it('is followed by cycles, also of a disk that nobody wrote to meanwhile', async () => {
+    const tap = new Tap()
+    day.engine = await day.place.open({ wrapTransport: tap.wrap })
+    const disks = ['os.raw', 'data.raw'].map((name) => day.place.makeDisk(name, 2 * MIB))
+    const machine = await day.place.enable(day.engine, disks, policy)
+    const [os, data] = machine.disks
+    await machine.startInitialReplication()
+    for (const disk of [os, data]) await disk?.write(0, day.place.random.bytes(4096))
+    await machine.replicate()
+    for (const disk of [os, data]) await disk?.write(4096, day.place.random.bytes(4096))
+    tap.watch(() => {
+      throw new SecondsiteError('TRANSPORT_LOST', { message: 'cut by the test' })
+    })
+    expect(await codeOf(machine.replicate())).toBe('TRANSPORT_LOST')
+    tap.watch((message) => message)
+    await machine.resynchronize({
+      onProgress: ({ doneBytes }) => {
+        if (doneBytes === 0) void os?.write(8192, day.place.random.bytes(4096))
+      },
+    })
+    for (const disk of [os, data]) await disk?.write(MIB, day.place.random.bytes(4096))
+    await machine.replicate()
+    day.place.expectEqual(['os.raw', 'data.raw'])
+    // What follows it belongs to the same chain, and a death of the process changes nothing about that.
+    const again = await day.reopen('abandon')
+    for (const disk of again.disks) await disk.write(MIB, day.place.random.bytes(4096))
+    await again.replicate()
+    expect(await again.measure()).toMatchObject({ state: 'Replicating', resyncReason: null })
+    day.place.expectEqual(['os.raw', 'data.raw'])
   })
 })
 

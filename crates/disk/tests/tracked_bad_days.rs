@@ -337,7 +337,7 @@ fn a_long_log_is_rotated_without_a_cut() {
     assert_eq!(logs.iter().map(|log| log.sealed.entry_count).sum::<u64>(), 100);
     assert_eq!(disk.written_since_cut(0, DISK_BYTES), []);
     let mut replica = Replica::new();
-    logs.iter().for_each(|log| replica.apply(&files, log, false));
+    logs.iter().for_each(|log| replica.apply(&files, log));
     assert_same(&read_all(disk.as_ref()), &replica.bytes, "source and replica");
 }
 
@@ -391,7 +391,7 @@ fn a_cut_over_disks_is_one_instant() {
                 .zip(&worlds)
                 .map(|((disk, replica), (_, files))| {
                     let logs = disk.unreleased_logs();
-                    logs.iter().for_each(|log| replica.apply(files, log, false));
+                    logs.iter().for_each(|log| replica.apply(files, log));
                     disk.release_logs(&logs.iter().map(|log| log.sealed.id).collect::<Vec<_>>()).unwrap();
                     u64::from_le_bytes(replica.bytes[..8].try_into().unwrap())
                 })
@@ -405,4 +405,28 @@ fn a_cut_over_disks_is_one_instant() {
         is_over.store(true, Ordering::Relaxed);
     });
     assert!(disks.iter().all(|disk| disk.status().max_hold_ns > 0));
+}
+
+#[test]
+fn after_a_fold_the_chain_begins_anew_as_the_replica_may_not_have_what_was_folded() {
+    let (device, files) = world();
+    let disk = open(device.clone(), options(&files, "boot", 1)).0;
+    let mut replica = Replica::new();
+    disk.write_at(0, &[1; 4096]).unwrap();
+    replica.cycle(&files, &disk, false);
+    disk.write_at(65536, &[2; 4096]).unwrap();
+    cut_one(&disk); // Sealed, and never sent.
+    replica.resync(&files, &disk); // Nothing is written while it runs.
+    disk.write_at(131_072, &[3; 4096]).unwrap();
+    cut_one(&disk);
+    let logs = disk.unreleased_logs();
+    assert_eq!(logs[0].sealed.previous_id, secondsite_hrl::LogId::NONE);
+    drop(disk);
+    let disk = open(device, options(&files, "boot", 2)).0;
+    assert_eq!(
+        disk.unreleased_logs()[0].sealed.id,
+        logs[0].sealed.id,
+        "and the next open takes it for whole"
+    );
+    assert_eq!(replica.converge(&files, &disk), 0, "and nothing is compared");
 }

@@ -135,7 +135,7 @@ fn the_log_goes_on_where_it_was() {
     let logs = disk.unreleased_logs();
     assert_eq!(logs.len(), 1);
     assert_eq!(logs[0].sealed.entry_count, 2);
-    replica.apply(&world.files, &logs[0], false);
+    replica.apply(&world.files, &logs[0]);
     assert_eq!(replica.bytes[..1024], [[1; 512], [2; 512]].concat());
 }
 

@@ -1,8 +1,9 @@
 //! Resynchronization, as far as the tracked disk has a part in it: what has to be compared, and since when.
 //!
 //! `begin_resync` is an exact cut: everything not in a log from there on is a candidate. It gives up all logs that were
-//! not released (their ranges go to the map), makes the map the candidates, and starts a new log. Nothing is forgotten
-//! before what replaces it is durable, so a crash anywhere leaves more candidates, never fewer.
+//! not released (their ranges go to the map), makes the map the candidates, and starts a new chain of logs, whose first
+//! follows none. Nothing is forgotten before what replaces it is durable, so a crash anywhere leaves more candidates, never
+//! fewer.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use super::scan::open_pair;
 use super::state::{Mode, QueuedLog, ResyncReason};
 use crate::device::BlockDevice;
 use crate::error::Result;
-use secondsite_hrl::{LogReader, ReadOptions, index_path};
+use secondsite_hrl::{LogId, LogReader, ReadOptions, index_path};
 
 impl TrackedDisk {
     /// Puts the ranges of all unreleased logs, the open one too, into the changed map, durably, and deletes the logs.
@@ -74,8 +75,8 @@ impl TrackedDisk {
     pub fn begin_resync(&self) -> Result<()> {
         let _slow = self.housekeeping.lock();
         self.fold(ResyncReason::AskedFor)?;
-        let previous_id = self.order.lock().tracking.header.last_id;
-        let log = self.create_log(previous_id)?;
+        // The replica may have none of the logs that were folded, so the new chain follows none of them.
+        let log = self.create_log(LogId::NONE)?;
         self.options.step("resync-log-made");
         let taken = {
             let mut order = self.order.lock();

@@ -51,9 +51,9 @@ impl Replica {
         Self { bytes: vec![0; DISK_BYTES as usize], last_id: None, applied_bytes: 0 }
     }
 
-    /// Applies a log, which must follow the one before unless the chain begins anew.
-    pub fn apply(&mut self, files: &MemoryTrackFiles, log: &QueuedLog, is_rebase: bool) {
-        if !is_rebase && let Some(last) = self.last_id {
+    /// Applies a log, which must follow the one before.
+    pub fn apply(&mut self, files: &MemoryTrackFiles, log: &QueuedLog) {
+        if let Some(last) = self.last_id {
             assert_eq!(log.sealed.previous_id, last, "{} does not follow", log.path.display());
         }
         self.last_id = Some(log.sealed.id);
@@ -73,13 +73,14 @@ impl Replica {
         }
     }
 
-    /// One cycle: cut, ship, apply, release.
+    /// One cycle: cut, ship, apply, release. With `is_rebase` the chain begins anew, whether a log comes or not.
     pub fn cycle(&mut self, files: &MemoryTrackFiles, disk: &Arc<TrackedDisk>, is_rebase: bool) {
         cut(std::slice::from_ref(disk)).unwrap();
         let logs = disk.unreleased_logs();
-        for (n, log) in logs.iter().enumerate() {
-            self.apply(files, log, is_rebase && n == 0);
+        if is_rebase {
+            self.last_id = Some(secondsite_hrl::LogId::NONE);
         }
+        logs.iter().for_each(|log| self.apply(files, log));
         let ids: Vec<_> = logs.iter().map(|log| log.sealed.id).collect();
         disk.release_logs(&ids).unwrap();
     }

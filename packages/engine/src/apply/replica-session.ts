@@ -40,6 +40,8 @@ export class ReplicaSession {
   /** Set when a frame could not be decoded: what has arrived is then not what was acknowledged. */
   #isSpoiled = false
   #isOpen = false
+  /** The shipment that arrives begins the chains of all disks anew. */
+  #isRebase = false
 
   constructor(channel: Channel, store: ReplicaStore, work: ReplicaWork, applier: ReplicaApplier) {
     this.#channel = channel
@@ -142,6 +144,7 @@ export class ReplicaSession {
 
   async #begin(begin: HeaderOf<'shipment-begin'>): Promise<void> {
     await this.#checkChain(begin)
+    this.#isRebase = begin.isRebase
     if (begin.kind === 'resync') await this.#moved('resyncStarted', 'a batch arrives')
     await this.#applier.discardUnfinished(begin.key)
     const { key: cycleNumber, kind, cutTimeMs, pointKind, groupPointId } = begin
@@ -237,7 +240,7 @@ export class ReplicaSession {
     }
     await this.#verify(key)
     await this.#work.step('receive.before-marking')
-    await this.#store.markReceived(key)
+    await this.#store.markReceived(key, this.#isRebase)
     this.#incoming.clear()
     await this.#channel.send(message('received', { key }))
     this.#applying = this.#applying.then(() => this.#apply())

@@ -245,13 +245,17 @@ export class ReplicaStore implements AsyncDisposable {
     await this.db.updateTable('logs').set(progress).where('logId', '=', logId).execute()
   }
 
-  /** All logs of the cycle are here and verified: the received watermark of each disk moves to its log. */
-  async markReceived(cycleNumber: number): Promise<void> {
+  /**
+   * All logs of the cycle are here and verified: the received watermark of each disk moves to its log.
+   * @param isRebase - the chains begin anew, also those of disks that it brings no log for
+   */
+  async markReceived(cycleNumber: number, isRebase = false): Promise<void> {
     const receivedMs = this.#clock.nowMs()
     await this.atomically(async (transaction) => {
       const query = transaction.updateTable('cycles').set({ state: 'received', receivedMs })
       const open = query.where('cycleNumber', '=', cycleNumber).where('state', '=', 'receiving')
       if ((await open.executeTakeFirstOrThrow()).numUpdatedRows === 0n) return
+      if (isRebase) await transaction.updateTable('disks').set({ receivedLogId: null }).execute()
       await moveWatermarks(transaction, cycleNumber, 'receivedLogId', 'received')
     })
   }
