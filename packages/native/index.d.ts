@@ -21,8 +21,17 @@ export declare function armFault(rule: NativeFaultRule): number
 /** Begins a resynchronization at an exact cut. */
 export declare function beginTrackedResync(handle: number): void
 
+/** Begins to count a work; the number goes to the call that does it. */
+export declare function beginWork(): number
+
 /** Builds a sealed log of the present content of `ranges` of a live disk. */
 export declare function buildTrackedBatch(handle: number, ranges: Array<number>, path: string, dataBytesMax: number): NativeBatch
+
+/** Ranges that were overwritten between two points, as flat pairs; `to` is -1 for the image as it stands. */
+export declare function changedRanges(undoDirectory: string, from: number, to: number, at: number, count: number): Array<number>
+
+/** Lets go of a view or an overlay, which ends when its last user does; its number is not used again. */
+export declare function closeDevice(handle: number): void
 
 /** Forgets a list, ended or not. */
 export declare function closeLogEntries(handle: number): void
@@ -33,6 +42,9 @@ export declare function closeTracked(handle: number): void
 /** Makes one log of consecutive ones; false when that saves too little. */
 export declare function coalesceTrackedLogs(handle: number, ids: Array<string>): boolean
 
+/** Brings the small segments of a point together. */
+export declare function compactPoint(target: NativeUndoTarget): NativeMergeReport
+
 /** Compares a range of two disks and digests both in the same pass; writes nothing. */
 export declare function compareRange(source: string, replica: string, from: number, lengthBytes: number, options: NativeSyncOptions, digest: string, seed: string): NativeComparison
 
@@ -42,14 +54,26 @@ export declare function createImage(path: string, sizeBytes: number): void
 /** Rotates the logs of all disks as one cut; they are sealed and durable when this returns. */
 export declare function cutTracked(handles: Array<number>): void
 
+/** The parts of ranges in which two devices differ. */
+export declare function differingDeviceRanges(a: number, b: number, ranges: Array<number>, handle?: number | undefined | null): Array<number>
+
 /** 16 bytes a chunk of `ranges` (flat pairs offset, length) of an image; `digestBytes` is the length of the answer. */
 export declare function digestImage(path: string, ranges: Array<number>, chunkBytes: number, digest: string, seed: string, digestBytes: number): Uint8Array
+
+/** 16 bytes a chunk of `ranges` of a view or an overlay. */
+export declare function digestOfDevice(handle: number, ranges: Array<number>, chunkBytes: number, digest: string, seed: string, digestBytes: number): Uint8Array
 
 /** 16 bytes a chunk of `ranges` of a live disk. */
 export declare function digestTracked(handle: number, ranges: Array<number>, chunkBytes: number, digest: string, seed: string, digestBytes: number): Uint8Array
 
 /** Takes a rule away; returns how often it struck. */
 export declare function disarmFault(number: number): number
+
+/** Deletes the undo of all points older than one. */
+export declare function dropPointsBefore(undoDirectory: string, point: number): NativeMergeReport
+
+/** Forgets a work; its number is not used again. */
+export declare function endWork(handle: number): void
 
 /** Writes a sealed log as strict [MS-HRL], which a Hyper-V reader accepts: no seals, zeros spelled out. */
 export declare function exportStrictLog(input: string, output: string): NativeExport
@@ -84,6 +108,12 @@ export declare function isSameDisk(a: string, b: string): boolean
  */
 export declare function lockFile(path: string): number
 
+/** Writes a view to a file that must not exist. */
+export declare function materialize(view: number, out: string, handle?: number | undefined | null): void
+
+/** Moves what a point saved to the next older kept one. */
+export declare function mergePoint(target: NativeUndoTarget, into: number): NativeMergeReport
+
 /** Result of applying logs to an image. */
 export interface NativeApplyReport {
   entryCount: number
@@ -102,6 +132,13 @@ export interface NativeComparison {
   report: NativeSyncReport
   sourceDigests: Uint8Array
   replicaDigests: Uint8Array
+}
+
+/** A view or an overlay as opened. */
+export interface NativeDevice {
+  handle: number
+  sizeBytes: number
+  sectorSizeBytes: number
 }
 
 /** A disk as found at a path. */
@@ -219,6 +256,12 @@ export interface NativeLogStatistics {
   diskEndOffset: number
 }
 
+/** What a merge did. */
+export interface NativeMergeReport {
+  writtenBytes: number
+  deletedCount: number
+}
+
 /** What a server has done, one snapshot. */
 export interface NativeNbdCounters {
   connectionCount: number
@@ -232,10 +275,10 @@ export interface NativeNbdCounters {
   writtenBytes: number
 }
 
-/** A live disk to be offered. */
+/** A live disk, a view or an overlay to be offered. */
 export interface NativeNbdExport {
   name: string
-  /** Of the live disk. */
+  /** Of the live disk, the view or the overlay. */
   handle: number
   isReadOnly: boolean
   description: string
@@ -284,6 +327,20 @@ export interface NativeOpenOptions {
   diskId: string
   /** `disk` or `log`. */
   flushMode: string
+}
+
+/** How far a work is. */
+export interface NativeProgress {
+  doneBytes: number
+  copiedBytes: number
+}
+
+/** What was saved. */
+export interface NativeSaveReport {
+  savedBytes: number
+  dataBytes: number
+  rangeCount: number
+  writtenBytes: number
 }
 
 /** A sealed log: two files, `path` and its index. */
@@ -343,6 +400,48 @@ export interface NativeTrackedStatus {
   maxHoldNs: number
 }
 
+/** Damage of an undo folder. */
+export interface NativeUndoDamage {
+  path: string
+  offset: number
+  reason: string
+  /** Points up to this one are damaged; -1 when all are. */
+  throughPoint: number
+}
+
+/** The undo of one point. */
+export interface NativeUndoPoint {
+  point: number
+  segmentCount: number
+  storedBytes: number
+  rangeCount: number
+}
+
+/** What an undo folder holds. */
+export interface NativeUndoSummary {
+  points: Array<NativeUndoPoint>
+  damage: Array<NativeUndoDamage>
+}
+
+/** An undo folder, the point that is saved for, and its disk. */
+export interface NativeUndoTarget {
+  undoDirectory: string
+  point: number
+  /** GUID text. */
+  diskId: string
+  /** Number of a work. */
+  work?: number
+}
+
+/** Which point of which replica to view. */
+export interface NativeViewOptions {
+  image: string
+  undoDirectory: string
+  point: number
+  /** Size of the disk at the point, when it has grown since. */
+  sizeBytes?: number
+}
+
 export declare function nbdCounters(handle: number): NativeNbdCounters
 
 /** The next entries, at most 4096; none at the end. Throws what stopped the list, after all that could be read. */
@@ -357,6 +456,12 @@ export declare function openLogEntries(path: string): number
 /** Opens a disk and tracks it, recovering what a crash left. */
 export declare function openTracked(options: NativeOpenOptions): NativeOpenedDisk
 
+/** Opens a point for reading, and pins it. */
+export declare function openView(options: NativeViewOptions): NativeDevice
+
+/** Points that somebody reads. */
+export declare function pinnedPoints(undoDirectory: string): Array<number>
+
 /** Says what is at a path, without changing it. */
 export declare function probeDisk(path: string): NativeDiskInfo
 
@@ -366,11 +471,20 @@ export declare function releaseTrackedLogs(handle: number, ids: Array<string>): 
 /** Remembers that a resynchronization is owed. */
 export declare function requireTrackedResync(handle: number, reason: string, isWholeDisk: boolean): void
 
-/** Serves live disks until it is stopped. */
+/** Saves what logs are about to overwrite. */
+export declare function saveUndo(image: string, logs: Array<string>, target: NativeUndoTarget): NativeSaveReport
+
+/** Saves what is about to be written to ranges by other means. */
+export declare function saveUndoRanges(image: string, ranges: Array<number>, target: NativeUndoTarget): NativeSaveReport
+
+/** Serves disks until it is stopped. */
 export declare function startNbd(options: NativeNbdOptions): NativeNbdServer
 
 /** Ends all connections, waiting for what they have begun; its number is not used again. */
 export declare function stopNbd(handle: number): void
+
+/** Lets a work end with ABORTED. */
+export declare function stopWork(handle: number): void
 
 /** Compares a range of two disks by digests of chunks and copies what differs, unless `dryRun`. */
 export declare function syncRange(source: string, replica: string, from: number, lengthBytes: number, options: NativeSyncOptions): NativeSyncReport
@@ -398,6 +512,9 @@ export declare function trackedWriteZeroes(handle: number, at: number, lengthByt
 /** What was written inside a window since the last cut, as flat pairs. */
 export declare function trackedWritten(handle: number, from: number, lengthBytes: number): Array<number>
 
+/** What an undo folder holds. */
+export declare function undoSummary(undoDirectory: string, isDeep: boolean): NativeUndoSummary
+
 /** Gives a lock back; giving it back twice does nothing. */
 export declare function unlockFile(number: number): void
 
@@ -406,3 +523,6 @@ export declare function verifyLog(path: string, diskSizeBytes: number): NativeLo
 
 /** Checks that logs, in the order given, form one chain of one disk. */
 export declare function verifyLogChain(paths: Array<string>): void
+
+/** How far a work is. */
+export declare function workProgress(handle: number): NativeProgress

@@ -773,21 +773,29 @@ if (
   }
 }
 
-const { abandonTracked, applyLogs, armFault, beginTrackedResync, buildTrackedBatch, closeLogEntries, closeTracked, coalesceTrackedLogs, compareRange, createImage, cutTracked, digestImage, digestTracked, disarmFault, exportStrictLog, faultOf, faultStrikes, finishTrackedResync, flushDisk, foldTrackedLogs, growTracked, inspectLog, isSameDisk, lockFile, nbdCounters, nextLogEntries, notifyService, openLogEntries, openTracked, probeDisk, releaseTrackedLogs, requireTrackedResync, startNbd, stopNbd, syncRange, trackedCandidates, trackedDiscard, trackedFlush, trackedLogs, trackedRead, trackedStatus, trackedWrite, trackedWriteZeroes, trackedWritten, unlockFile, verifyLog, verifyLogChain } = nativeBinding
+const { abandonTracked, applyLogs, armFault, beginTrackedResync, beginWork, buildTrackedBatch, changedRanges, closeDevice, closeLogEntries, closeTracked, coalesceTrackedLogs, compactPoint, compareRange, createImage, cutTracked, differingDeviceRanges, digestImage, digestOfDevice, digestTracked, disarmFault, dropPointsBefore, endWork, exportStrictLog, faultOf, faultStrikes, finishTrackedResync, flushDisk, foldTrackedLogs, growTracked, inspectLog, isSameDisk, lockFile, materialize, mergePoint, nbdCounters, nextLogEntries, notifyService, openLogEntries, openTracked, openView, pinnedPoints, probeDisk, releaseTrackedLogs, requireTrackedResync, saveUndo, saveUndoRanges, startNbd, stopNbd, stopWork, syncRange, trackedCandidates, trackedDiscard, trackedFlush, trackedLogs, trackedRead, trackedStatus, trackedWrite, trackedWriteZeroes, trackedWritten, undoSummary, unlockFile, verifyLog, verifyLogChain, workProgress } = nativeBinding
 export { abandonTracked }
 export { applyLogs }
 export { armFault }
 export { beginTrackedResync }
+export { beginWork }
 export { buildTrackedBatch }
+export { changedRanges }
+export { closeDevice }
 export { closeLogEntries }
 export { closeTracked }
 export { coalesceTrackedLogs }
+export { compactPoint }
 export { compareRange }
 export { createImage }
 export { cutTracked }
+export { differingDeviceRanges }
 export { digestImage }
+export { digestOfDevice }
 export { digestTracked }
 export { disarmFault }
+export { dropPointsBefore }
+export { endWork }
 export { exportStrictLog }
 export { faultOf }
 export { faultStrikes }
@@ -798,16 +806,23 @@ export { growTracked }
 export { inspectLog }
 export { isSameDisk }
 export { lockFile }
+export { materialize }
+export { mergePoint }
 export { nbdCounters }
 export { nextLogEntries }
 export { notifyService }
 export { openLogEntries }
 export { openTracked }
+export { openView }
+export { pinnedPoints }
 export { probeDisk }
 export { releaseTrackedLogs }
 export { requireTrackedResync }
+export { saveUndo }
+export { saveUndoRanges }
 export { startNbd }
 export { stopNbd }
+export { stopWork }
 export { syncRange }
 export { trackedCandidates }
 export { trackedDiscard }
@@ -818,7 +833,9 @@ export { trackedStatus }
 export { trackedWrite }
 export { trackedWriteZeroes }
 export { trackedWritten }
+export { undoSummary }
 export { unlockFile }
 export { verifyLog }
 export { verifyLogChain }
+export { workProgress }
 export const __napiBindingTarget = __napiLoadedBindingTarget

@@ -49,7 +49,7 @@ fn write_batch(
     data_bytes_max: u64,
     now_ns: u64,
 ) -> Result<(SealedLog, u64)> {
-    let mut batch = Batch { writer: create(out, options)?, buffer: vec![0; PIECE_BYTES as usize], now_ns };
+    let mut batch = Batch::new(create(out, options)?, now_ns);
     let mut next = ranges.first().map_or(0, |range| range.0);
     for &(offset, length_bytes) in ranges {
         next = batch.add_range(device, offset, offset + length_bytes, data_bytes_max)?;
@@ -62,28 +62,32 @@ fn write_batch(
     Ok((sealed, next))
 }
 
-fn create(out: &Path, options: LogOptions) -> Result<LogWriter<FsLogFile>> {
+pub(crate) fn create(out: &Path, options: LogOptions) -> Result<LogWriter<FsLogFile>> {
     let index = index_path(out);
     remove(out); // Left by a run that died.
     Ok(LogWriter::create(FsLogFile::create_new(out)?, FsLogFile::create_new(&index)?, options)?)
 }
 
 /// Removes a batch; creating it anew reports what matters of a failure.
-fn remove(out: &Path) {
+pub(crate) fn remove(out: &Path) {
     for path in [out, index_path(out).as_path()] {
         let _ = std::fs::remove_file(path);
     }
 }
 
-struct Batch {
-    writer: LogWriter<FsLogFile>,
+pub(crate) struct Batch {
+    pub(crate) writer: LogWriter<FsLogFile>,
     buffer: Vec<u8>,
     now_ns: u64,
 }
 
 impl Batch {
+    pub(crate) fn new(writer: LogWriter<FsLogFile>, now_ns: u64) -> Self {
+        Self { writer, buffer: vec![0; PIECE_BYTES as usize], now_ns }
+    }
+
     /// Adds a range until it or the batch is full; says where it ended.
-    fn add_range(
+    pub(crate) fn add_range(
         &mut self,
         device: &dyn BlockDevice,
         from: u64,

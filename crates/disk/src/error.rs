@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use secondsite_hrl::HrlError;
+use secondsite_hrl::{HrlError, Place as FilePlace};
 
 /// The result of an operation on a disk.
 pub type Result<T> = std::result::Result<T, DiskError>;
@@ -91,6 +91,9 @@ pub enum DiskError {
     /// The request itself makes no sense.
     #[error("invalid request: {0}: {1}")]
     InvalidRequest(Place, String),
+    /// A file that leads back to an older recovery point is damaged or missing.
+    #[error("the undo is damaged: {0}")]
+    UndoDamaged(FilePlace),
     /// A log is not as it must be.
     #[error(transparent)]
     Log(#[from] HrlError),
@@ -116,11 +119,12 @@ impl DiskError {
             Self::SyncFailed(_) => "DISK_SYNC_FAILED",
             Self::Stopped(_) => "ABORTED",
             Self::InvalidRequest(..) => "OPTION_OUT_OF_RANGE",
+            Self::UndoDamaged(_) => "UNDO_DAMAGED",
             Self::Log(error) => error.code(),
         }
     }
 
-    /// The range concerned; `None` for a log, which has its own place.
+    /// The range concerned; `None` for logs and undo, which have their own place.
     pub fn place(&self) -> Option<&Place> {
         match self {
             Self::NotFound(p)
@@ -139,7 +143,7 @@ impl DiskError {
             | Self::SyncFailed(p)
             | Self::Stopped(p)
             | Self::InvalidRequest(p, _) => Some(p),
-            Self::Log(_) => None,
+            Self::UndoDamaged(_) | Self::Log(_) => None,
         }
     }
 

@@ -9,6 +9,9 @@ pub mod faults;
 mod file;
 mod sync;
 pub mod tracked;
+mod undo;
+mod view;
+mod work;
 
 pub use apply::{ApplyReport, apply_logs};
 pub use batch::build_batch;
@@ -21,3 +24,9 @@ pub use tracked::{
     BatchAction, BatchRequest, FlushMode, FsTrackFiles, LogFault, Mode, Opened, QueuedLog, Recovery,
     ResyncReason, TrackFiles, TrackOptions, TrackedDisk, TrackedStatus, cut,
 };
+pub use undo::{
+    MergeReport, SaveReport, UndoDamage, UndoOptions, UndoPoint, UndoSummary, compact_point,
+    drop_points_before, merge_point, pinned_points, save_undo, save_undo_ranges, undo_summary,
+};
+pub use view::{Latest, PointView, ViewOptions, changed_ranges, differing_ranges, materialize};
+pub use work::Work;

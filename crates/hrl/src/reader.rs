@@ -12,7 +12,7 @@ use crate::entry::Entry;
 use crate::error::{HrlError, Place, Result};
 use crate::file::{FsLogFile, LogFile, index_path};
 use crate::header::{HEADER_BYTES, LogHeader};
-use crate::index::{IndexHeader, record_offset};
+use crate::index::{IndexHeader, RECORD_BYTES, parse_record, record_offset};
 use crate::records::Records;
 use crate::recover::{check_identity, read_header};
 use crate::writer::{LogWriter, SealedLog};
@@ -152,6 +152,43 @@ impl<F: LogFile> LogReader<F> {
         };
         let position = HEADER_BYTES as u64;
         Ok(Entries { reader: self, records, number: 0, block: 0, position })
+    }
+
+    /// Entries from number `first` on (0 is the first of the log), at most `count` and [`BATCH_ENTRIES_MAX`]; they replace
+    /// the content of `batch`. What lies before them is not read, so it takes an index.
+    ///
+    /// # Errors
+    /// LOG_INDEX_MISSING; LOG_CORRUPT when a record does not check or names what is not in the log; LOG_READ_FAILED.
+    pub fn read_entries(&self, first: u64, count: usize, batch: &mut Vec<Entry>) -> Result<()> {
+        batch.clear();
+        let Source::Index { file, identity } = &self.source else {
+            let reason = "entries by their number need the index";
+            return Err(HrlError::IndexMissing(Place::new(self.log.path(), 0, reason)));
+        };
+        let end = self.entry_count().min(first.saturating_add(count.min(BATCH_ENTRIES_MAX) as u64));
+        if first >= end {
+            return Ok(());
+        }
+        let mut bytes = vec![0; (end - first) as usize * RECORD_BYTES];
+        if !read(file, &mut bytes, record_offset(first))? {
+            return Err(changed(file, record_offset(first)));
+        }
+        for (number, record) in (first..end).zip(bytes.chunks_exact(RECORD_BYTES)) {
+            let entry = parse_record(record, identity.record_seed());
+            let sequence = identity.first_sequence.wrapping_add(number);
+            let Some(entry) = entry.filter(|entry| entry.sequence == sequence && self.is_inside(entry))
+            else {
+                let reason = format!("record {number} is damaged");
+                return Err(HrlError::corrupt(file.path(), record_offset(number), reason));
+            };
+            batch.push(entry);
+        }
+        Ok(())
+    }
+
+    fn is_inside(&self, entry: &Entry) -> bool {
+        let end = entry.log_offset.checked_add(entry.data_bytes());
+        entry.log_offset >= HEADER_BYTES as u64 && end.is_some_and(|end| end <= self.header.end_of_log)
     }
 
     /// Reads the whole data of an entry and checks it.

@@ -4,7 +4,7 @@
 
 use napi::Error;
 use secondsite_disk::DiskError;
-use secondsite_hrl::HrlError;
+use secondsite_hrl::{HrlError, Place};
 use serde_json::{Map, Value, json};
 
 /// A stable code, as listed in `docs/errors.md`.
@@ -38,12 +38,15 @@ pub fn bad_argument(name: &str, reason: &str) -> Error<Code> {
 }
 
 pub fn from_log(error: HrlError) -> Error<Code> {
-    let place = error.place();
+    failure(error.code(), &error.to_string(), error.hint(), place_of(error.place()))
+}
+
+fn place_of(place: &Place) -> Map<String, Value> {
     let mut details = Map::new();
     details.insert("path".into(), place.path.to_string_lossy().into());
     details.insert("offset".into(), place.offset.into());
     details.insert("reason".into(), place.reason.clone().into());
-    failure(error.code(), &error.to_string(), error.hint(), details)
+    details
 }
 
 /// The same error for a task, which knows only the stock status.
@@ -57,6 +60,10 @@ pub fn from_disk(error: DiskError) -> Error<Code> {
     let Some(place) = error.place() else {
         return match error {
             DiskError::Log(error) => from_log(error),
+            DiskError::UndoDamaged(place) => {
+                let hint = "points up to this one are lost; newer ones can be used";
+                failure(code, &text, hint, place_of(&place))
+            }
             _ => failure(code, &text, "", Map::new()),
         };
     };

@@ -12,4 +12,5 @@ mod logs;
 mod nbd;
 mod notify;
 mod number;
+mod recovery;
 mod sealed;

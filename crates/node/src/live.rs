@@ -32,6 +32,11 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 static DISKS: LazyLock<Mutex<HashMap<u32, Arc<TrackedDisk>>>> = LazyLock::new(Mutex::default);
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
+/// A number that no live disk, view or overlay has had.
+pub fn next_handle() -> u32 {
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 /// How to open a live disk.
 #[napi(object)]
 pub struct NativeOpenOptions {
@@ -94,7 +99,7 @@ pub fn open_tracked(options: NativeOpenOptions) -> Result<NativeOpenedDisk> {
     let device = FileDevice::open(Path::new(&options.path), Access::Exclusive).map_err(from_disk)?;
     let (size_bytes, sector_size_bytes) = (device.size_bytes(), device.sector_size_bytes());
     let (disk, opened) = TrackedDisk::open(Arc::new(device), track_options(&options)?).map_err(from_disk)?;
-    let handle = NEXT.fetch_add(1, Ordering::Relaxed);
+    let handle = next_handle();
     DISKS.lock().insert(handle, disk);
     Ok(NativeOpenedDisk {
         handle,
@@ -374,7 +379,7 @@ fn log_ids(ids: &[String]) -> Result<Vec<LogId>> {
     ids.iter().map(|id| guid_bytes("id", id).map(LogId)).collect()
 }
 
-fn now_ns() -> u64 {
+pub fn now_ns() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -386,7 +391,7 @@ fn random<const COUNT: usize>() -> [u8; COUNT] {
 }
 
 /// The operating system's randomness; the call fails only where Linux has none, which it does not survive itself.
-fn fill_random(bytes: &mut [u8]) {
+pub fn fill_random(bytes: &mut [u8]) {
     let mut filled = 0;
     while filled < bytes.len() {
         filled += getrandom(&mut bytes[filled..], GetRandomFlags::empty()).unwrap_or(0);

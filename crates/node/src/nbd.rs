@@ -1,4 +1,4 @@
-//! NBD servers over live disks, named by a number as these are.
+//! NBD servers over live disks, views and overlays, named by a number as these are.
 
 use std::collections::HashMap;
 use std::net::ToSocketAddrs;
@@ -9,21 +9,24 @@ use std::sync::{Arc, LazyLock};
 use napi::Error;
 use napi_derive::napi;
 use parking_lot::Mutex;
-use secondsite_nbd::{Export, Limits, Listen, NbdError, NbdServer, ServerOptions, TlsOptions, TrackedExport};
+use secondsite_nbd::{
+    DeviceExport, Export, Limits, Listen, NbdError, NbdServer, ServerOptions, TlsOptions, TrackedExport,
+};
 use serde_json::Map;
 
 use crate::error::{Code, Result, bad_argument, failure};
 use crate::live::live;
 use crate::number::size;
+use crate::recovery::{block_device, is_device, is_writable};
 
 static SERVERS: LazyLock<Mutex<HashMap<u32, Arc<NbdServer>>>> = LazyLock::new(Mutex::default);
 static NEXT: AtomicU32 = AtomicU32::new(1);
 
-/// A live disk to be offered.
+/// A live disk, a view or an overlay to be offered.
 #[napi(object)]
 pub struct NativeNbdExport {
     pub name: String,
-    /// Of the live disk.
+    /// Of the live disk, the view or the overlay.
     pub handle: u32,
     pub is_read_only: bool,
     pub description: String,
@@ -71,7 +74,7 @@ pub struct NativeNbdCounters {
     pub written_bytes: f64,
 }
 
-/// Serves live disks until it is stopped.
+/// Serves disks until it is stopped.
 #[napi(catch_unwind)]
 pub fn start_nbd(options: NativeNbdOptions) -> Result<NativeNbdServer> {
     let listen = listen_of(&options.listen)?;
@@ -115,6 +118,11 @@ pub fn nbd_counters(handle: u32) -> Result<NativeNbdCounters> {
 
 fn export_of(export: NativeNbdExport) -> Result<(String, Arc<dyn Export>)> {
     let NativeNbdExport { name, handle, is_read_only, description } = export;
+    if is_device(handle) {
+        let made = DeviceExport::new(block_device(handle)?).with_description(&description);
+        let is_read_only = is_read_only || !is_writable(handle);
+        return Ok((name, Arc::new(if is_read_only { made.read_only() } else { made })));
+    }
     let made = TrackedExport::new(live(handle)?).with_description(&description);
     Ok((name, Arc::new(if is_read_only { made.read_only() } else { made })))
 }

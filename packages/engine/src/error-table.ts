@@ -431,6 +431,11 @@ export const ERROR_TABLE = {
     'The connection to the other side broke in the middle of an exchange.',
     'Nothing to do: shipping reconnects and goes on after the last acknowledged frame.',
   ),
+  UNDO_DAMAGED: final(
+    'failed',
+    'A file that leads the replica back to older recovery points is damaged or missing.',
+    'Use a newer point: those after the one named in the details are whole. Check the disk on which the undo lies.',
+  ),
   WINDOW_TOO_FAR: final(
     'invalidParameter',
     'The start time lies in the past or more than 7 days ahead.',

@@ -146,3 +146,85 @@ export interface NativeLogEntry {
   /** Unix nanoseconds; whole seconds where the log has no index. */
   readonly timeNs: bigint
 }
+
+/** Where undo of a disk is saved, and for which recovery point. */
+export interface NativeUndoTarget {
+  /** The undo folder of the disk; made when it is not there. */
+  readonly undoDirectory: string
+  /** Sequence number of the point, 0 to 999 999 999 999. */
+  readonly point: number
+  /** GUID text of the disk. */
+  readonly diskId: string
+  /** Number of a work (`beginWork`), by which the call can be ended with ABORTED. */
+  readonly work?: number
+}
+
+/** What a save did. */
+export interface NativeSaveReport {
+  /** Bytes of the disk saved now; 0 when all of it was saved before. */
+  readonly savedBytes: number
+  /** Bytes of them that are data; the rest is holes and zeros. */
+  readonly dataBytes: number
+  readonly rangeCount: number
+  /** Bytes of the new files. */
+  readonly writtenBytes: number
+}
+
+/** What a merge, a compaction or a drop did. */
+export interface NativeMergeReport {
+  /** Bytes of the new files. */
+  readonly writtenBytes: number
+  /** Segments deleted. */
+  readonly deletedCount: number
+}
+
+/** What an undo folder holds. */
+export interface NativeUndoSummary {
+  /** Points with undo of their own, oldest first. A point after which nothing was written has none. */
+  readonly points: readonly NativeUndoPoint[]
+  readonly damage: readonly NativeUndoDamage[]
+}
+
+/** The undo of one point. */
+export interface NativeUndoPoint {
+  readonly point: number
+  readonly segmentCount: number
+  /** Bytes of the files. */
+  readonly storedBytes: number
+  readonly rangeCount: number
+}
+
+/** Damage of an undo folder. */
+export interface NativeUndoDamage {
+  /** The damaged file; the folder when a file is missing. */
+  readonly path: string
+  /** Byte offset in the file. */
+  readonly offset: number
+  readonly reason: string
+  /** Points up to and with this one cannot be read whole; -1 when none can. */
+  readonly throughPoint: number
+}
+
+/** Which point of which replica to view. */
+export interface NativeViewOptions {
+  /** Path of the image. */
+  readonly image: string
+  readonly undoDirectory: string
+  readonly point: number
+  /** Size of the disk at the point, when it has grown since; default: of the image. */
+  readonly sizeBytes?: number
+}
+
+/** A view or an overlay as opened. Its handle goes to `startNbd`, `readDevice` and the like. */
+export interface NativeDevice {
+  readonly handle: number
+  readonly sizeBytes: number
+  readonly sectorSizeBytes: number
+}
+
+/** How far a work is. */
+export interface NativeProgress {
+  /** Bytes of the disk that are done; what had not to be copied counts. */
+  readonly doneBytes: number
+  readonly copiedBytes: number
+}

@@ -1,0 +1,15 @@
+//! Views: a replica as it stood at a recovery point, without copying anything.
+//!
+//! | file | what |
+//! |---|---|
+//! | `point` | [`PointView`], a read-only disk |
+//! | `changed` | ranges that differ between two points |
+//! | `materialize` | a view as a file of its own |
+
+mod changed;
+mod materialize;
+mod point;
+
+pub use changed::{Latest, changed_ranges, differing_ranges};
+pub use materialize::materialize;
+pub use point::{PointView, ViewOptions};

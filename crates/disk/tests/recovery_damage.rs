@@ -1,0 +1,197 @@
+//! Damage of undo: whatever byte of a segment is flipped, whichever file is taken away, the points after it stay readable,
+//! and those up to it are either refused or read right, never wrong.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod recovery_common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use recovery_common::{Change, GO_ON, Random, bytes_of, first_difference, log_of, open_view, undo_options};
+use secondsite_disk::faults::MemoryDevice;
+use secondsite_disk::{
+    BlockDevice, DiskError, Latest, MergeReport, apply_logs, changed_ranges, materialize, merge_point,
+    save_undo, undo_summary,
+};
+use secondsite_hrl::LogReader;
+
+const SECTORS: u64 = 96;
+const SIZE: u64 = SECTORS * 512;
+
+struct Replica {
+    folder: tempfile::TempDir,
+    image: Arc<dyn BlockDevice>,
+    points: Vec<Vec<u8>>,
+}
+
+/// Three points, 1 to 3, each with a segment of its own.
+fn replica(seed: u64) -> Replica {
+    let mut random = Random(seed);
+    replica_of(0, |_| (0..6).map(|_| Change::any(&mut random, SECTORS, 12)).collect())
+}
+
+/// Three points whose segments hold data and have no range in common.
+fn apart() -> Replica {
+    replica_of(7, |point| {
+        vec![Change { operation: 2, offset: point * 8192, length_bytes: 4096, fill: point as u8 }]
+    })
+}
+
+fn replica_of(fill: u8, mut changes: impl FnMut(u64) -> Vec<Change>) -> Replica {
+    let (folder, logs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let image: Arc<dyn BlockDevice> = Arc::new(MemoryDevice::new("image", SIZE));
+    image.write_at(0, &[fill; SIZE as usize]).unwrap();
+    let mut points = Vec::new();
+    for point in 1..=3 {
+        points.push(bytes_of(&*image));
+        let log = log_of(logs.path(), &changes(point));
+        save_undo(&*image, &[&log], folder.path(), point, &undo_options(), &GO_ON).unwrap();
+        apply_logs(&*image, &[&log], false, &GO_ON).unwrap();
+    }
+    Replica { folder, image, points }
+}
+
+impl Replica {
+    fn segment(&self, point: u64) -> PathBuf {
+        self.folder.path().join(format!("{point:012}.{0:09}-{0:09}.hrl", point - 1))
+    }
+
+    /// What reading a point gives: its bytes, or a refusal.
+    fn read(&self, point: u64) -> Result<Vec<u8>, DiskError> {
+        let view = open_view(self.folder.path(), &self.image, point)?;
+        let mut bytes = vec![0; SIZE as usize];
+        for (index, piece) in bytes.chunks_mut(4096).enumerate() {
+            view.read_at(index as u64 * 4096, piece)?;
+        }
+        Ok(bytes)
+    }
+
+    /// Points up to `damaged` are right or refused; those behind it are right.
+    fn check(&self, damaged: u64, what: &str) {
+        for point in 1..=3 {
+            match self.read(point) {
+                Ok(bytes) => {
+                    let found = first_difference(&bytes, &self.points[point as usize - 1]);
+                    assert_eq!(found, None, "{what}: point {point} reads wrong bytes");
+                }
+                Err(error) => {
+                    assert_eq!(error.code(), "UNDO_DAMAGED", "{what}: {error}");
+                    assert!(point <= damaged, "{what}: point {point} is refused: {error}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn any_flipped_byte_is_found_named_and_spoils_only_points_up_to_its_own() {
+    for seed in [1] {
+        let replica = replica(seed);
+        for point in 1..=3 {
+            for path in [replica.segment(point), replica.segment(point).with_extension("hrx")] {
+                let content = fs::read(&path).unwrap();
+                for at in (0..content.len()).step_by(101) {
+                    let mut bad = content.clone();
+                    bad[at] ^= 0x10;
+                    fs::write(&path, bad).unwrap();
+                    let what = format!("seed {seed}, {}, byte {at}", path.display());
+                    let damage = undo_summary(replica.folder.path(), true).unwrap().damage;
+                    assert_eq!(damage.len(), 1, "{what}: {damage:?}");
+                    assert_eq!(damage[0].through_point, Some(point), "{what}");
+                    assert_eq!(damage[0].path.with_extension(""), path.with_extension(""), "{what}");
+                    replica.check(point, &what);
+                }
+                fs::write(&path, content).unwrap();
+            }
+        }
+        replica.check(0, "whole again");
+    }
+}
+
+#[test]
+fn a_cut_segment_or_one_without_its_index_is_refused_when_the_point_is_opened() {
+    let replica = replica(3);
+    for path in [replica.segment(2), replica.segment(2).with_extension("hrx")] {
+        let content = fs::read(&path).unwrap();
+        fs::write(&path, &content[..content.len() - 1]).unwrap();
+        assert_refused(&replica, 2, &path);
+        fs::write(&path, content).unwrap();
+    }
+    fs::remove_file(replica.segment(2).with_extension("hrx")).unwrap();
+    assert_refused(&replica, 2, &replica.segment(2));
+}
+
+/// Flips the first byte of data in a segment.
+fn damage_data(path: &Path) {
+    let log = LogReader::open(path).unwrap();
+    let mut entries = Vec::new();
+    log.read_entries(0, 100, &mut entries).unwrap();
+    let entry = entries.iter().find(|entry| entry.data_bytes() > 0).expect("some data");
+    let mut content = fs::read(path).unwrap();
+    content[entry.log_offset as usize] ^= 1;
+    fs::write(path, content).unwrap();
+}
+
+fn assert_refused(replica: &Replica, point: u64, path: &Path) {
+    for older in 1..=point {
+        let refused = open_view(replica.folder.path(), &replica.image, older).err().expect("a refusal");
+        assert_eq!(refused.code(), "UNDO_DAMAGED", "{}: {refused}", path.display());
+    }
+    replica.check(point, &path.display().to_string());
+    assert_eq!(undo_summary(replica.folder.path(), false).unwrap().damage.len(), 1);
+}
+
+#[test]
+fn each_segment_that_is_taken_away_is_missed() {
+    for point in 1..=3 {
+        let replica = replica(4);
+        fs::remove_file(replica.segment(point)).unwrap();
+        let refused = replica.read(1).unwrap_err();
+        assert_eq!(refused.code(), "UNDO_DAMAGED", "segment of point {point}: {refused}");
+        let refused = changed_ranges(replica.folder.path(), 1, Latest::Image, 0, 9).unwrap_err();
+        assert_eq!(refused.code(), "UNDO_DAMAGED");
+        let damage = undo_summary(replica.folder.path(), false).unwrap().damage;
+        assert_eq!(damage.len(), 1, "{damage:?}");
+        // The next segment tells up to where; after the last one nothing does.
+        assert_eq!(damage[0].through_point, (point < 3).then_some(point + 1));
+    }
+}
+
+#[test]
+fn a_damaged_segment_is_not_merged_and_stays_for_the_one_who_looks_at_it() {
+    let replica = apart();
+    let path = replica.segment(2);
+    damage_data(&path);
+    let refused = merge_point(replica.folder.path(), 2, 1, &undo_options(), &GO_ON).unwrap_err();
+    assert_eq!(refused.code(), "UNDO_DAMAGED");
+    assert!(path.exists() && !replica.folder.path().join("merge.unfinished.hrl").exists());
+    replica.check(2, "not merged");
+}
+
+#[test]
+fn a_lost_epoch_file_costs_nothing() {
+    let replica = replica(6);
+    fs::remove_file(replica.folder.path().join("epoch")).unwrap();
+    replica.check(0, "without epoch");
+    let merged = merge_point(replica.folder.path(), 2, 1, &undo_options(), &GO_ON).unwrap();
+    assert_eq!(merged, MergeReport { deleted_count: 1, ..merged });
+    assert_eq!(replica.read(1).unwrap(), replica.points[0]);
+}
+
+#[test]
+fn a_view_becomes_a_file_of_its_own_or_leaves_nothing() {
+    let replica = apart();
+    let view = open_view(replica.folder.path(), &replica.image, 2).unwrap();
+    let out = replica.folder.path().join("out.raw");
+    materialize(&view, &out, &Default::default()).unwrap();
+    assert_eq!(fs::read(&out).unwrap(), replica.points[1]);
+    assert_eq!(materialize(&view, &out, &Default::default()).unwrap_err().code(), "DISK_IN_USE");
+    assert_eq!(fs::read(&out).unwrap(), replica.points[1], "what was there is not touched");
+    fs::remove_file(&out).unwrap();
+    damage_data(&replica.segment(3));
+    let view = open_view(replica.folder.path(), &replica.image, 2).unwrap();
+    assert_eq!(materialize(&view, &out, &Default::default()).unwrap_err().code(), "UNDO_DAMAGED");
+    assert!(!out.exists());
+}
