@@ -316,10 +316,55 @@ export const ERROR_TABLE = {
     'A file or folder is not there.',
     'Check the path; mount the storage that holds it.',
   ),
+  PLAN_ACTION_FAILED: final(
+    'failed',
+    'A command or HTTP call of a recovery plan did not succeed.',
+    'See its exit code or status and its output in the details; mend the cause and continue the run, or skip the step.',
+  ),
+  PLAN_ACTION_RUNNING: final(
+    'inUse',
+    'A command that a run had started before it was cut off still runs.',
+    'Wait until the process named in the details has ended, or end it; then continue the run, or skip the step.',
+  ),
+  PLAN_ACTION_TIMEOUT: final(
+    'timeout',
+    'A command or HTTP call of a recovery plan took too long and was ended.',
+    'Give it more timeoutSeconds, or mend what it waits for; then continue the run, or skip the step.',
+  ),
+  PLAN_DECISION_NEEDED: final(
+    'invalidState',
+    'An action of a recovery plan was cut off in the middle, and repeating it might do harm.',
+    'Look whether it was done; then continue with redo or with skip. An action that may be repeated says idempotent: true.',
+  ),
   PLAN_INVALID: final(
     'invalidParameter',
     'A recovery plan does not say what it has to say, or says what makes no sense.',
     'Mend the lines named in the details; docs/plans.md and docs/plan.schema.json say what is allowed.',
+  ),
+  PLAN_RUN_DAMAGED: final(
+    'failed',
+    'The journal of a run of a recovery plan is damaged before its last line.',
+    'Put back a copy of the journal, or run the plan anew: verbs on machines that were carried out do no harm twice.',
+  ),
+  PLAN_RUN_FINISHED: final(
+    'invalidState',
+    'The run of a recovery plan is over.',
+    'Start a new run of the plan.',
+  ),
+  PLAN_RUN_IN_USE: final(
+    'inUse',
+    'Another process works on a run of this recovery plan.',
+    'Wait for it, or stop the process named in the details; its run can be continued.',
+  ),
+  PLAN_RUN_NOT_FOUND: final(
+    'fileNotFound',
+    'There is no run of this name.',
+    'List the runs in the folder, or name the folder in which the run was started.',
+  ),
+  PLAN_RUN_UNFINISHED: final(
+    'invalidState',
+    'An earlier run of this recovery plan is not finished.',
+    'Continue or abandon the run named in the details.',
   ),
   PROTOCOL_ERROR: final(
     'failed',

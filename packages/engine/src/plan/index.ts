@@ -1,4 +1,4 @@
-/** Recovery plans: what they are, the file they stand in, and the steps they lead to. */
+/** Recovery plans: what they are, the file they stand in, the steps they lead to, and the runs of them. */
 
 export type {
   Plan,
@@ -19,6 +19,20 @@ export {
   planJsonSchema,
   readPlan,
 } from './plan-file.js'
+export type { PlanReport, ReportMachine, ReportSession, ReportStep } from './report.js'
+export type { PlanRunSummary, UnreadableRun } from './run-folder.js'
+export type { PlanRunState, StepAttempt, StepState } from './run-view.js'
+export {
+  type AbandonOptions,
+  abandonPlan,
+  type ContinueOptions,
+  continuePlan,
+  listPlanRuns,
+  type PlanRunOptions,
+  planReport,
+  startPlan,
+} from './runs.js'
+export type { PlanRunEvent } from './session.js'
 export {
   type ActionStep,
   type MachineStep,

@@ -93,11 +93,13 @@ const headerValueSchema = z.union(
   'a text on one line, or {environment: NAME} for the value of an environment variable',
 )
 
-const urlText = 'an http or https address'
+const urlText = 'an http or https address, without user and password in it'
 const url = z.string(urlText).refine(isHttpUrl, urlText)
 
 function isHttpUrl(text: string): boolean {
-  return URL.canParse(text) && ['http:', 'https:'].includes(new URL(text).protocol)
+  if (!URL.canParse(text)) return false
+  const { protocol, username, password } = new URL(text)
+  return ['http:', 'https:'].includes(protocol) && username === '' && password === ''
 }
 
 const statusText = 'one or more statuses from 100 to 599'

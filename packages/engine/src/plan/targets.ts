@@ -59,7 +59,7 @@ export interface TargetProgress {
 /** What every verb gets. */
 export interface VerbContext {
   readonly kind: PlanRunKind
-  /** The same for the same verb of the same run, before and after a crash; other runs have others. */
+  /** The same for all verbs on the machine in one run, before and after a crash; other runs have others. */
   readonly key: string
   /** Aborted when the run is stopped. */
   readonly signal: AbortSignal
