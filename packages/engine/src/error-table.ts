@@ -391,6 +391,11 @@ export const ERROR_TABLE = {
     'Something else thawed the applications before the cut was made; it was crash-consistent.',
     'Find out who else thaws: a backup program, or the guest itself after a limit of its own.',
   ),
+  QUIESCE_NOT_CONFIGURED: final(
+    'invalidParameter',
+    'An application-consistent cut was asked for and the machine has no quiesce hook.',
+    'Give the policy of the machine the setting `quiesce`; docs/app-consistent.md shows how.',
+  ),
   QUIESCE_THAW_FAILED: retried(
     'failed',
     'What a quiesce hook has frozen could not be thawed.',

@@ -11,6 +11,7 @@ import type { WorkerPool } from './pool/pool.js'
 import type { CompressionPolicy } from './pool/frame.js'
 import { transition } from './protection/machine.js'
 import type { PrimaryWork } from './protection/machine-context.js'
+import { whileFrozen } from './quiesce/while-frozen.js'
 import { toPairs } from './ranges.js'
 import { cutDisks, exportDisks } from './track/tracked-disk.js'
 
@@ -30,6 +31,7 @@ export function primaryWork(
       return (await pool.run('encodeFrame', args, { signal })).body
     },
     cut: (disks) => cutDisks(disks, pool),
+    whileFrozen: (settings, action, signal) => whileFrozen(settings, action, signal),
     exportNbd: (disks, options) => exportDisks(disks, options, pool),
     buildBatch: async ({ disk, ranges, path, dataBytesMax }) => {
       const args = [disk.handle, toPairs(ranges), path, dataBytesMax]

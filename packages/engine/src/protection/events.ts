@@ -61,6 +61,9 @@ export const EVENTS = {
   logsCoalesced: [40013, 'warning', 'logs reached the threshold and were coalesced'],
   diskRecovered: [40014, 'information', 'a disk was recovered after it had not been closed'],
   diskGrown: [40015, 'information', 'a disk has grown'],
+  quiesced: [40030, 'information', 'an application-consistent cut was made'],
+  quiesceFailed: [40031, 'warning', 'applications could not be held at rest; the cut was crash-consistent'],
+  thawFailed: [40032, 'error', 'what was frozen for a cut could not be thawed; somebody must act'],
 } as const satisfies Record<string, readonly [number, EventLevel, string]>
 
 /** Name of an event. */

@@ -63,6 +63,7 @@ describe('health', () => {
       'Warning',
       'LOGS_COALESCED',
     ],
+    ['a hook that failed', { counters: after({ kind: 'quiesce-failure' }) }, 'Warning', 'QUIESCE_FAILED'],
   ] as const)('after %s', (_name, changes, health, code) => {
     expect(found(changes)).toEqual([health, [code]])
   })

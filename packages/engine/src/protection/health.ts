@@ -60,6 +60,7 @@ export type HealthCode =
   | 'NOT_REPLICATED_FOR_LONG'
   | 'LATENCY_HIGH'
   | 'LOGS_COALESCED'
+  | 'QUIESCE_FAILED'
 
 type Finding = Omit<HealthDetail, 'code'>
 type Rule = (facts: HealthFacts) => Finding | null
@@ -83,6 +84,7 @@ const RULES: readonly (readonly [HealthCode, Rule])[] = [
   ['NOT_REPLICATED_FOR_LONG', (facts) => silence(facts, SILENCE_MS_MAX)],
   ['LATENCY_HIGH', latencyHigh],
   ['LOGS_COALESCED', logsCoalesced],
+  ['QUIESCE_FAILED', quiesceFailed],
 ]
 
 const ORDER: readonly ReplicationHealth[] = ['NotApplicable', 'Normal', 'Warning', 'Critical']
@@ -177,4 +179,11 @@ function logsCoalesced(facts: HealthFacts): Finding | null {
   if (thresholdCoalesceCount === 0) return null
   const params = { count: thresholdCoalesceCount }
   return { health: 'Warning', params, text: 'logs reached the threshold and had to be coalesced' }
+}
+
+function quiesceFailed(facts: HealthFacts): Finding | null {
+  const { applicationConsistentFailureCount: count } = facts.counters
+  if (count === 0) return null
+  const text = `${count} cuts that were to be application-consistent are crash-consistent`
+  return { health: 'Warning', params: { count }, text }
 }

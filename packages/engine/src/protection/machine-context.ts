@@ -5,6 +5,8 @@
 
 import type { Clock } from '../clock.js'
 import type { DigestAlgorithm, NativeSealedLog } from '../native/types.js'
+import type { QuiesceSettings } from '../quiesce/settings.js'
+import type { WhileFrozen } from '../quiesce/while-frozen.js'
 import type { Random } from '../random.js'
 import type { ByteRange } from '../ranges.js'
 import type { EncodeFrame } from '../ship/shipper.js'
@@ -46,6 +48,12 @@ export interface PrimaryWork {
   readonly encode: EncodeFrame
   /** Rotates the logs of all disks as one cut; resolves when they are sealed and durable. */
   cut(disks: readonly TrackedDisk[]): Promise<void>
+  /** Carries `action` out while the applications are at rest; once, also where they cannot be brought to it. */
+  whileFrozen<Result>(
+    settings: QuiesceSettings,
+    action: () => Promise<Result>,
+    signal?: AbortSignal,
+  ): Promise<WhileFrozen<Result>>
   exportNbd(disks: readonly TrackedDisk[], options: NbdOptions): Promise<NbdExport>
   buildBatch(request: BatchRequest): Promise<Batch>
   /** Bytes that may still be written to the file system of a folder. */

@@ -29,6 +29,8 @@ export interface Measurement {
   /** Unix milliseconds; null before the first. */
   readonly lastReceivedMs: number | null
   readonly lastAppliedMs: number | null
+  /** Unix milliseconds of the newest application-consistent cut that the images have shown; null before the first. */
+  readonly lastApplicationConsistentCutMs: number | null
   /** What a failover now would lose, in milliseconds: since the newest applied cut. Null before the first. */
   readonly lossMs: number | null
   /** The same in bytes of log that the replica does not hold. */
@@ -90,6 +92,7 @@ export function measure(
     retry: row.retryAtMs === null ? null : { attempt: row.retryAttempt, atMs: row.retryAtMs },
     lastReceivedMs: row.lastReceivedMs,
     lastAppliedMs: row.lastAppliedMs,
+    lastApplicationConsistentCutMs: row.lastApplicationConsistentCutMs,
     lossMs: row.lastAppliedCutMs === null ? null : nowMs - row.lastAppliedCutMs,
     pendingBytes: disks.reduce((total, disk) => total + disk.logBytes, 0),
     resyncReason: row.resyncReason,

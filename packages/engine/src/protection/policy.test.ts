@@ -27,6 +27,8 @@ describe('parsePolicy', () => {
       monitoringIntervalSeconds: 43200,
       monitoringStart: '09:00',
       rpoThresholdMinutes: 60,
+      applicationConsistentSnapshotFrequencyInHours: 0,
+      quiesce: null,
     })
   })
 
@@ -86,6 +88,40 @@ describe('parsePolicy', () => {
   it('refuses a misspelt setting instead of losing it', () => {
     expect(problemsOf({ replicationFrequencySecond: 30 })).toEqual([
       { path: 'replicationFrequencySecond', value: 30, range: 'left out: there is no such setting' },
+    ])
+  })
+
+  it.each([
+    ['a method', { method: 'magic' }, 'quiesce.method', 'one of command, fsfreeze, guest-agent'],
+    ['a mount', { method: 'fsfreeze', mounts: ['data'] }, 'quiesce.mounts.0', 'an absolute path'],
+    ['no mount', { method: 'fsfreeze', mounts: [] }, 'quiesce.mounts', '1 to 32 absolute paths that differ'],
+    ['a socket', { method: 'guest-agent', socketPath: 7 }, 'quiesce.socketPath', 'an absolute path'],
+    [
+      'a limit',
+      { method: 'guest-agent', socketPath: '/run/ga', frozenLimitSeconds: 61 },
+      'quiesce.frozenLimitSeconds',
+      'a whole number of seconds from 1 to 60',
+    ],
+    [
+      'a command line',
+      { method: 'command', freeze: 'sync', thaw: ['/bin/true'] },
+      'quiesce.freeze',
+      'a list of 1 to 64 words, the first one the absolute path of a program',
+    ],
+    [
+      'a program without its path',
+      { method: 'command', freeze: ['/bin/true'], thaw: ['true'] },
+      'quiesce.thaw',
+      'a list of 1 to 64 words, the first one the absolute path of a program',
+    ],
+  ])('refuses a hook with %s that is none', (_what, quiesce, path, range) => {
+    expect(problemsOf({ quiesce })).toMatchObject([{ path, range }])
+  })
+
+  it('refuses application-consistent cuts without a hook', () => {
+    const range = 'a hook: application-consistent cuts are asked for'
+    expect(problemsOf({ applicationConsistentSnapshotFrequencyInHours: 1 })).toEqual([
+      { path: 'quiesce', value: 'undefined', range },
     ])
   })
 

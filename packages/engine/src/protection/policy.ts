@@ -7,6 +7,7 @@
 
 import { z } from 'zod'
 import { type JsonValue, SecondsiteError } from '../errors.js'
+import { quiesceSchema } from '../quiesce/settings.js'
 import { KIB, MIB } from '../units.js'
 
 /** Intervals of the original, in seconds; others are allowed. */
@@ -72,7 +73,7 @@ const coalesceSchema = z
   })
   .prefault({})
 
-const policySchema = z.strictObject({
+const settingsSchema = z.strictObject({
   /** Seconds between cuts, from 1 to 86400; default 300. */
   replicationFrequencySeconds: whole(1, 86_400, REPLICATION_FREQUENCY_SECONDS.normal, 'seconds'),
   /** Percent of a disk that its unacknowledged logs may reach; default 50. */
@@ -101,7 +102,16 @@ const policySchema = z.strictObject({
   monitoringStart: timeOfDay('09:00'),
   /** Minutes without a received cycle after which health is Warning; default 60. */
   rpoThresholdMinutes: whole(1, 10_080, 60, 'minutes'),
+  /** Hours between application-consistent cuts, from 1 to 12; 0, the default, makes them only when asked for. */
+  applicationConsistentSnapshotFrequencyInHours: whole(0, 12, 0, 'hours'),
+  /** How applications are brought to rest for such a cut; default null, not at all. */
+  quiesce: quiesceSchema.nullable().default(null),
 })
+
+const policySchema = settingsSchema.refine(
+  (policy) => policy.quiesce !== null || policy.applicationConsistentSnapshotFrequencyInHours === 0,
+  { path: ['quiesce'], message: 'a hook: application-consistent cuts are asked for' },
+)
 
 /** A policy with every setting filled in. */
 export type Policy = z.output<typeof policySchema>

@@ -20,7 +20,7 @@ import type { Trigger } from './machine.js'
 import { Monitor } from './monitor.js'
 import { type Measurement, measure } from './measurement.js'
 import { type Policy, type PolicyInput, parsePolicy } from './policy.js'
-import { type CycleReport, type JobOptions, ReplicationWork } from './replication-work.js'
+import { type CycleOptions, type CycleReport, type JobOptions, ReplicationWork } from './replication-work.js'
 import type { ResyncReport } from './resynchronization.js'
 import { Scheduler } from './scheduler.js'
 import { reconcile } from './shipping.js'
@@ -133,9 +133,13 @@ export class ProtectedMachine {
 
   /**
    * Runs one cycle now: cut, ship, apply. The replica then equals the disks at the cut.
+   *
+   * With `applicationConsistent` the hook of the policy holds the applications at rest for the cut. A hook that fails is
+   * told by the report and counted; the cut is made all the same and is crash-consistent.
    * @throws {INVALID_STATE} unless the state is Replicating
+   * @throws {QUIESCE_NOT_CONFIGURED} when `applicationConsistent` is asked for and the policy has no hook; nothing is cut
    */
-  async replicate(options: JobOptions = {}): Promise<CycleReport> {
+  async replicate(options: CycleOptions = {}): Promise<CycleReport> {
     this.#requireDisks()
     return this.#jobs.run(options.signal, (signal) => {
       this.#record.require(['Replicating'], 'replicate')

@@ -6,14 +6,17 @@
  */
 
 import { asSecondsiteError, type SecondsiteError, throwIfAborted } from '../errors.js'
+import type { QuiesceReport } from '../quiesce/quiesce.js'
+import type { PointKind } from '../states.js'
 import { runInitialReplication } from './initial-replication.js'
 import type { MachineContext } from './machine-context.js'
 import type { MachineRecord } from './machine-record.js'
 import type { Monitor } from './monitor.js'
 import { type Progress, type ProgressListener, ProgressMeter, type ProgressPhase } from './progress.js'
+import { QuiescedCuts } from './quiesced-cuts.js'
 import { type Conversation, withReplica } from './replica-link.js'
 import { beginResync, candidateBytes, type ResyncReport, runResync } from './resynchronization.js'
-import { dropQueuedLogs, queueCut, shipQueue } from './shipping.js'
+import { crashConsistentCut, dropQueuedLogs, type MakeCut, queueCut, shipQueue } from './shipping.js'
 import { missedCycles } from './statistics.js'
 import { enforceThreshold } from './threshold.js'
 import { SECOND_MS } from '../units.js'
@@ -30,8 +33,18 @@ export interface JobOptions {
   readonly signal?: AbortSignal
 }
 
+/** Options of a cycle. */
+export interface CycleOptions extends JobOptions {
+  /** Hold the applications at rest for the cut, by the hook of the policy; default when the policy says that it is due. */
+  readonly applicationConsistent?: boolean
+}
+
 /** Result of a cycle. */
 export interface CycleReport {
+  /** What the newest cut was. */
+  readonly pointKind: PointKind
+  /** What came of the hook; null when none was asked to hold the applications at rest. */
+  readonly quiesce: QuiesceReport | null
   /** Unix milliseconds of the cut that the replica now shows. */
   readonly cutTimeMs: number
   /** Shipments that travelled; more than one when earlier ones had waited. */
@@ -58,6 +71,7 @@ export class ReplicationWork {
   readonly #later: Later
   /** When the last cycle began that was in time; undefined where none was due before the next. */
   #cycleStartedMs: number | undefined
+  readonly #quiesced: QuiescedCuts
   #lastCycle: CycleReport | null = null
   #progress: Progress | null = null
 
@@ -66,6 +80,7 @@ export class ReplicationWork {
     this.#record = record
     this.#monitor = monitor
     this.#later = later
+    this.#quiesced = new QuiescedCuts(context, monitor)
   }
 
   /** The newest cycle of this process; null before its first. */
@@ -89,9 +104,12 @@ export class ReplicationWork {
     this.#later.arm()
   }
 
-  async cycle(job: JobOptions): Promise<CycleReport> {
+  async cycle(job: CycleOptions): Promise<CycleReport> {
     const { context, startedMs } = { context: this.#context, startedMs: this.#context.clock.nowMs() }
-    await this.#cutWithinThreshold()
+    const isQuiesced = job.applicationConsistent ?? this.#quiesced.isDue(this.#record.row)
+    if (isQuiesced) this.#quiesced.require()
+    await this.#cutWithinThreshold(isQuiesced ? this.#quiesced.maker(job.signal) : crashConsistentCut)
+    const quiesce = isQuiesced ? await this.#quiesced.tell() : null
     this.#record.require(['Replicating'], 'replicate')
     const shownMs = (await this.#record.refresh()).lastAppliedCutMs
     const pendingBytes = context.disks.reduce((total, disk) => total + disk.status().unreleasedLogBytes, 0)
@@ -102,8 +120,9 @@ export class ReplicationWork {
     const durationMs = context.clock.nowMs() - startedMs
     await this.#countArrival(startedMs, shownMs, totals.sentBytes)
     meter.done(pendingBytes)
-    const { cutTimeMs, shipmentCount, rawBytes, sentBytes } = totals
-    this.#lastCycle = { cutTimeMs, shipmentCount, rawBytes, sentBytes, durationMs }
+    const { cutTimeMs, pointKind, shipmentCount, rawBytes, sentBytes } = totals
+    const point = { cutTimeMs, pointKind, quiesce }
+    this.#lastCycle = { ...point, shipmentCount, rawBytes, sentBytes, durationMs }
     return this.#lastCycle
   }
 
@@ -191,8 +210,8 @@ export class ReplicationWork {
     }
   }
 
-  async #cutWithinThreshold(): Promise<void> {
-    await queueCut(this.#context)
+  async #cutWithinThreshold(makeCut: MakeCut = crashConsistentCut): Promise<void> {
+    await queueCut(this.#context, {}, makeCut)
     if (await enforceThreshold(this.#context)) {
       await this.#monitor.count({ kind: 'coalesced' })
       await this.#context.events.raise(this.#context, 'logsCoalesced')

@@ -28,6 +28,8 @@ export interface QueueEntry {
 export interface ShipTotals {
   /** Unix milliseconds of the newest cut that the images hold; 0 when nothing was shipped. */
   cutTimeMs: number
+  /** What that cut was. */
+  pointKind: PointKind
   shipmentCount: number
   rawBytes: number
   sentBytes: number
@@ -75,16 +77,36 @@ function rowOf({ diskId, log }: QueueEntry) {
   return { ...place, logSizeBytes, indexSizeBytes, entryCount, dataBytes, cutTimeMs }
 }
 
-/** Rotates the logs of all disks together and records what has to be shipped. @returns the number of the shipment */
-export async function queueCut(context: MachineContext, options: QueueOptions = {}): Promise<number> {
-  await context.work.step('cycle.before-cut')
+/** What a cut was, as its shipment tells it. */
+export interface CutPoint {
+  readonly cutTimeMs: number
+  readonly pointKind: PointKind
+  readonly groupPointId: string | null
+}
+
+/** Makes a cut over all disks of a machine. */
+export type MakeCut = (context: MachineContext) => Promise<CutPoint>
+
+/** A cut of this machine alone, of whatever its applications were doing. */
+export async function crashConsistentCut(context: MachineContext): Promise<CutPoint> {
   // Before the cut: a time that is too early promises less than the replica has.
   const cutTimeMs = context.clock.nowMs()
   await context.work.cut(context.disks)
+  return { cutTimeMs, pointKind: 'crash-consistent', groupPointId: null }
+}
+
+/** Rotates the logs of all disks together and records what has to be shipped. @returns the number of the shipment */
+export async function queueCut(
+  context: MachineContext,
+  options: QueueOptions = {},
+  makeCut: MakeCut = crashConsistentCut,
+): Promise<number> {
+  await context.work.step('cycle.before-cut')
+  const point = await makeCut(context)
   await context.work.step('cycle.after-cut')
   if (context.policy.coalesce.enabled) await coalesceFresh(context)
   await context.work.step('cycle.before-queueing')
-  return queueShipment(context, 'delta', await unqueuedLogs(context), { cutTimeMs, ...options })
+  return queueShipment(context, 'delta', await unqueuedLogs(context), { ...point, ...options })
 }
 
 /** Of overlapping writes of one cycle only the last bytes travel, where that saves enough. */
@@ -165,12 +187,15 @@ export async function shipQueue(
   meter: ProgressMeter,
   signal?: AbortSignal,
 ): Promise<ShipTotals> {
-  const totals: ShipTotals = { cutTimeMs: 0, shipmentCount: 0, rawBytes: 0, sentBytes: 0 }
+  const nothing = { cutTimeMs: 0, shipmentCount: 0, rawBytes: 0, sentBytes: 0 }
+  const totals: ShipTotals = { ...nothing, pointKind: 'crash-consistent' }
   await conversation.tellSizes()
   for (const cycle of await context.store.openCycles(context.machineId)) {
     throwIfAborted(signal)
     await shipOne(context, conversation, cycle, meter, totals, signal)
-    if (cycle.kind !== 'resync') totals.cutTimeMs = cycle.cutTimeMs
+    if (cycle.kind === 'resync') continue
+    totals.cutTimeMs = cycle.cutTimeMs
+    totals.pointKind = cycle.pointKind
   }
   return totals
 }

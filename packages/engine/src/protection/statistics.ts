@@ -20,6 +20,8 @@ export interface Counters {
   readonly replicationLatencyMsMax: number
   /** Cycles whose logs had to be coalesced at the threshold. */
   readonly thresholdCoalesceCount: number
+  /** Cuts that were to be application-consistent and are not. */
+  readonly applicationConsistentFailureCount: number
 }
 
 /** What an interval starts with. */
@@ -33,6 +35,7 @@ export const ZERO_COUNTERS: Counters = {
   replicationLatencyMs: 0,
   replicationLatencyMsMax: 0,
   thresholdCoalesceCount: 0,
+  applicationConsistentFailureCount: 0,
 }
 
 /** Something that is counted. */
@@ -41,6 +44,7 @@ export type Counted =
   | { readonly kind: 'miss' }
   | { readonly kind: 'failure'; readonly isNetwork: boolean }
   | { readonly kind: 'coalesced' }
+  | { readonly kind: 'quiesce-failure' }
 
 /** The counters after `event`. */
 export function count(counters: Counters, event: Counted): Counters {
@@ -51,6 +55,10 @@ export function count(counters: Counters, event: Counted): Counters {
       return { ...counters, replicationMissCount: counters.replicationMissCount + 1 }
     case 'coalesced':
       return { ...counters, thresholdCoalesceCount: counters.thresholdCoalesceCount + 1 }
+    case 'quiesce-failure': {
+      const { applicationConsistentFailureCount } = counters
+      return { ...counters, applicationConsistentFailureCount: applicationConsistentFailureCount + 1 }
+    }
     case 'failure':
       return {
         ...counters,

@@ -63,6 +63,41 @@ afterEach(() => {
   fs.rmSync(folder, { recursive: true })
 })
 
+/** A process that freezes and then acts for ever. */
+function engine(freeze: string): ChildProcess {
+  const program = `
+    const { whileFrozen } = await import(${JSON.stringify(built)})
+    const settings = ${JSON.stringify(hook({ freeze }, 60))}
+    setInterval(() => {}, 1000)
+    await whileFrozen(settings, () => { console.log('acting'); return new Promise(() => {}) })`
+  const options = ['--input-type=module', '--eval', program]
+  return spawn(process.execPath, options, { stdio: ['ignore', 'pipe', 'inherit'] })
+}
+
+function mount(): string | undefined {
+  fs.writeFileSync(file('fs.raw'), '')
+  fs.truncateSync(file('fs.raw'), 32 << 20)
+  fs.mkdirSync(file('mount'))
+  const made = spawnSync('mkfs.ext4', ['-q', file('fs.raw')])
+  const isMounted =
+    made.status === 0 && spawnSync('mount', ['-o', 'loop', file('fs.raw'), file('mount')]).status === 0
+  if (isMounted) return file('mount')
+  const list = process.env['SECONDSITE_SKIP_LOG']
+  if (list) fs.appendFileSync(list, 'quiesce: fsfreeze\tmounting needs root and loop devices\n')
+  return undefined
+}
+
+async function mounted(test: (mount: string) => Promise<void>): Promise<void> {
+  const place = mount()
+  if (place === undefined) return
+  try {
+    await test(place)
+  } finally {
+    spawnSync('fsfreeze', ['--unfreeze', place])
+    spawnSync('umount', [place])
+  }
+}
+
 describe('a hook that works', () => {
   it('holds the applications still for the action and no longer', async () => {
     const { act, count } = watcher()
@@ -213,17 +248,6 @@ describe('an aborted signal', () => {
 })
 
 describe('the death of the engine', () => {
-  /** A process that freezes and then acts for ever. */
-  function engine(freeze: string): ChildProcess {
-    const program = `
-      const { whileFrozen } = await import(${JSON.stringify(built)})
-      const settings = ${JSON.stringify(hook({ freeze }, 60))}
-      setInterval(() => {}, 1000)
-      await whileFrozen(settings, () => { console.log('acting'); return new Promise(() => {}) })`
-    const options = ['--input-type=module', '--eval', program]
-    return spawn(process.execPath, options, { stdio: ['ignore', 'pipe', 'inherit'] })
-  }
-
   it('while frozen (kill -9): the keeper thaws', async () => {
     const child = engine(FREEZE)
     if (child.stdout) await once(createInterface(child.stdout), 'line')
@@ -243,30 +267,6 @@ describe('the death of the engine', () => {
 })
 
 describe('fsfreeze', () => {
-  function mount(): string | undefined {
-    fs.writeFileSync(file('fs.raw'), '')
-    fs.truncateSync(file('fs.raw'), 32 << 20)
-    fs.mkdirSync(file('mount'))
-    const made = spawnSync('mkfs.ext4', ['-q', file('fs.raw')])
-    const isMounted =
-      made.status === 0 && spawnSync('mount', ['-o', 'loop', file('fs.raw'), file('mount')]).status === 0
-    if (isMounted) return file('mount')
-    const list = process.env['SECONDSITE_SKIP_LOG']
-    if (list) fs.appendFileSync(list, 'quiesce: fsfreeze\tmounting needs root and loop devices\n')
-    return undefined
-  }
-
-  async function mounted(test: (mount: string) => Promise<void>): Promise<void> {
-    const place = mount()
-    if (place === undefined) return
-    try {
-      await test(place)
-    } finally {
-      spawnSync('fsfreeze', ['--unfreeze', place])
-      spawnSync('umount', [place])
-    }
-  }
-
   it('lets every writer of a file system wait until it is thawed', () =>
     mounted(async (place) => {
       let writer: ChildProcess | undefined
