@@ -73,6 +73,12 @@ export class ProtectProcess {
     await this.#message(({ cycles = 0 }) => (cycles >= count ? cycles : undefined), `cycle ${count}`)
   }
 
+  /** Waits for this many more cycles; the second of them, and all after it, have begun later than this was called. */
+  async cyclesFromNow(count: number): Promise<void> {
+    const done = Math.max(0, ...this.#messages.map(({ cycles = 0 }) => cycles))
+    await this.cycled(done + count)
+  }
+
   /** Ends the export, runs a last cycle and ends the process in order. */
   async stop(): Promise<NonNullable<Message['stopped']>> {
     this.process.send('stop')
