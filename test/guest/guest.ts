@@ -19,7 +19,7 @@ import { findKernel, type Kernel } from './kernel.js'
 
 export { GuestCommand, GuestError } from './channel.js'
 export type { GuestDrive } from './drives.js'
-export { missingForGuest } from './initramfs.js'
+export { missingForGuest, missingForNetwork } from './initramfs.js'
 
 const QEMU = 'qemu-system-x86_64'
 /**
@@ -29,11 +29,18 @@ const QEMU = 'qemu-system-x86_64'
 const KERNEL_OPTIONS =
   'console=ttyS0 quiet panic=-1 random.trust_cpu=on nokaslr mitigations=off cryptomgr.notests no_timer_check lpj=4000000'
 
+/** What a guest with a network calls the loopback of its host; QEMU forwards nothing else that a test asks for. */
+export const HOST_ADDRESS = '10.0.2.2'
+/** No boot program for the network card: it would come from a package that nothing else needs. */
+const NETWORK = ['-netdev', 'user,id=host', '-device', 'virtio-net-pci,netdev=host,romfile=']
+
 export interface GuestOptions {
   /** The first is /dev/vda in the guest, the second /dev/vdb, and so on. */
   readonly drives: readonly GuestDrive[]
   /** Default 192. */
   readonly memoryMiB?: number
+  /** Whether it reaches this host, at {@link HOST_ADDRESS}, and has the kernel's NBD client; default false. */
+  readonly hasNetwork?: boolean
   /** How long until it takes commands; default 60 000. A busy machine takes far longer than the usual 3 s. */
   readonly bootLimitMs?: number
 }
@@ -49,7 +56,7 @@ export async function bootGuest(options: GuestOptions): Promise<Guest> {
   const folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'secondsite-guest-run-'))
   const server = createServer().listen(join(folder, 'control'))
   await once(server, 'listening')
-  const machine = machineArguments(folder, kernel, options.memoryMiB ?? 192)
+  const machine = machineArguments(folder, kernel, options)
   const guest = new Guest(folder, startQemu(folder, [...machine, ...drives]))
   try {
     await within(guest.connect(server), options.bootLimitMs ?? 60_000, () => 'a guest that takes commands')
@@ -72,9 +79,10 @@ function startQemu(folder: string, options: readonly string[]): ChildProcess {
   return qemu
 }
 
-function machineArguments(folder: string, kernel: Kernel, memoryMiB: number): string[] {
+function machineArguments(folder: string, kernel: Kernel, options: GuestOptions): string[] {
+  const { memoryMiB = 192, hasNetwork = false } = options
   const initramfsPath = join(folder, 'initramfs')
-  writeFileSync(initramfsPath, initramfs(kernel))
+  writeFileSync(initramfsPath, initramfs(kernel, hasNetwork))
   const valued = [
     ['-machine', 'q35,usb=off,vmport=off'],
     ['-accel', 'tcg,thread=multi'],
@@ -89,7 +97,7 @@ function machineArguments(folder: string, kernel: Kernel, memoryMiB: number): st
     ['-device', 'virtserialport,chardev=control'],
     ['-display', 'none'],
   ]
-  return ['-nodefaults', '-no-user-config', '-no-reboot', ...valued.flat()]
+  return ['-nodefaults', '-no-user-config', '-no-reboot', ...valued.flat(), ...(hasNetwork ? NETWORK : [])]
 }
 
 /** A booted guest. Always end it, by {@link Guest.shutdown} or {@link Guest.kill}. */

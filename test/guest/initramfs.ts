@@ -1,7 +1,8 @@
 /**
  * The guest's root file system: BusyBox, the tools of e2fsprogs, the modules of its disks, and two programs of ours that
  * are compiled here (`programs/agent.c`, the first process, and `programs/stamps.c`, the write load). It lives in the
- * guest's memory, so all of the guest's disks are free to be tested.
+ * guest's memory, so all of the guest's disks are free to be tested. A guest with a network also gets the kernel's NBD client
+ * and the program that sets it up.
  */
 
 import { execFileSync } from 'node:child_process'
@@ -20,7 +21,9 @@ const PROGRAMS: readonly (readonly [path: string, ...names: string[]])[] = [
   ['/sbin/e2fsck', 'e2fsck'],
   ['/sbin/resize2fs', 'resize2fs'],
 ]
+const NETWORK_PROGRAMS: typeof PROGRAMS = [['/sbin/nbd-client', 'nbd-client']]
 const MODULES = ['virtio_pci', 'virtio_blk', 'virtio_console', 'ext4']
+const NETWORK_MODULES = ['virtio_net', 'nbd']
 const programDirectory = fileURLToPath(new URL('programs', import.meta.url))
 
 /** What is missing here for a guest, with the package that has it; undefined when nothing is. */
@@ -34,21 +37,29 @@ export function missingForGuest(): string | undefined {
   return program && `${program} is not installed (package e2fsprogs)`
 }
 
-let built: Buffer | undefined
-
-/** The archive. The first call in a process takes about half a second, most of it compiling; the others take nothing. */
-export function initramfs(kernel: Kernel): Buffer {
-  built ??= build(kernel)
-  return built
+/** What is missing here for a guest that comes to an export by its kernel's NBD client; undefined when nothing is. */
+export function missingForNetwork(): string | undefined {
+  const missing = missingForGuest()
+  const client = NETWORK_PROGRAMS.find(([path]) => !existsSync(path))
+  return missing ?? (client && `${client[0]} is not installed (package nbd-client)`)
 }
 
-function build(kernel: Kernel): Buffer {
+const built = new Map<boolean, Buffer>()
+
+/** The archive. The first call in a process takes about half a second, most of it compiling; the others take nothing. */
+export function initramfs(kernel: Kernel, hasNetwork: boolean): Buffer {
+  const content = built.get(hasNetwork) ?? build(kernel, hasNetwork)
+  built.set(hasNetwork, content)
+  return content
+}
+
+function build(kernel: Kernel, hasNetwork: boolean): Buffer {
   const files = new Map([
     file('init', compileProgram('agent')),
     file('bin/stamps', compileProgram('stamps')),
-    ...hostPrograms(),
+    ...hostPrograms(hasNetwork ? [...PROGRAMS, ...NETWORK_PROGRAMS] : PROGRAMS),
     ...busybox(),
-    ...modules(kernel),
+    ...modules(kernel, hasNetwork ? [...MODULES, ...NETWORK_MODULES] : MODULES),
     file('etc/mke2fs.conf', readFileSync(MKE2FS_CONFIG)),
     file('etc/mtab', Buffer.alloc(0)),
     file('mnt/.keep', Buffer.alloc(0)),
@@ -79,8 +90,8 @@ export function compileProgram(name: 'agent' | 'stamps'): Buffer {
   }
 }
 
-function hostPrograms(): NamedEntry[] {
-  return PROGRAMS.flatMap(([path, ...names]) => [
+function hostPrograms(programs: typeof PROGRAMS): NamedEntry[] {
+  return programs.flatMap(([path, ...names]) => [
     ...names.map((name) => file(`sbin/${name}`, readFileSync(path))),
     ...librariesOf(path).map((library) => file(library.slice(1), readFileSync(library))),
   ])
@@ -98,8 +109,8 @@ function busybox(): NamedEntry[] {
   return [file('bin/busybox', readFileSync(BUSYBOX)), ...links]
 }
 
-function modules(kernel: Kernel): NamedEntry[] {
-  const paths = modulesInOrder(kernel, MODULES)
+function modules(kernel: Kernel, wanted: readonly string[]): NamedEntry[] {
+  const paths = modulesInOrder(kernel, wanted)
   const names = paths.map((_, index) => `modules/${index}.ko`)
   const order = names.map((name) => `/${name}\n`).join('')
   return [
