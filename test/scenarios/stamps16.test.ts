@@ -69,7 +69,7 @@ class StampWriter {
 
 /** What every slot must hold when `newest` is the newest stamp of all; 0 where none was written. */
 function expectedStamps(newest: number): number[][] {
-  const disks = names.map(() => new Array<number>(SLOT_COUNT).fill(0))
+  const disks = names.map(() => Array.from({ length: SLOT_COUNT }, () => 0))
   for (let stamp = Math.max(1, newest - DISK_COUNT * SLOT_COUNT); stamp <= newest; stamp += 1) {
     const line = Math.floor(stamp / DISK_COUNT)
     const slots = disks[(5 * stamp + line) % DISK_COUNT]
