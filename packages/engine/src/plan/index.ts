@@ -19,6 +19,15 @@ export {
   planJsonSchema,
   readPlan,
 } from './plan-file.js'
+export {
+  type ForecastOptions,
+  forecastPlan,
+  type MachineForecast,
+  type PlanForecast,
+  type StepForecast,
+} from './forecast.js'
+export { reportHtml } from './report-html.js'
+export { forecastText, reportText } from './report-text.js'
 export type { PlanReport, ReportMachine, ReportSession, ReportStep } from './report.js'
 export type { PlanRunSummary, UnreadableRun } from './run-folder.js'
 export type { PlanRunState, StepAttempt, StepState } from './run-view.js'
