@@ -51,6 +51,9 @@ export declare function compareRange(source: string, replica: string, from: numb
 /** Creates a sparse image that must not exist yet. */
 export declare function createImage(path: string, sizeBytes: number): void
 
+/** Makes an overlay in a folder that has none. */
+export declare function createOverlay(options: NativeOverlayOptions): NativeDevice
+
 /** Rotates the logs of all disks as one cut; they are sealed and durable when this returns. */
 export declare function cutTracked(handles: Array<number>): void
 
@@ -69,6 +72,8 @@ export declare function digestTracked(handle: number, ranges: Array<number>, chu
 /** Takes a rule away; returns how often it struck. */
 export declare function disarmFault(number: number): number
 
+export declare function discardDevice(handle: number, at: number, lengthBytes: number): Promise<void>
+
 /** Deletes the undo of all points older than one. */
 export declare function dropPointsBefore(undoDirectory: string, point: number): NativeMergeReport
 
@@ -86,6 +91,8 @@ export declare function faultStrikes(number: number): number
 
 /** Ends a resynchronization: the candidates are equal. */
 export declare function finishTrackedResync(handle: number): void
+
+export declare function flushDevice(handle: number): Promise<void>
 
 /** Makes all writes to a disk durable. */
 export declare function flushDisk(path: string): void
@@ -329,6 +336,24 @@ export interface NativeOpenOptions {
   flushMode: string
 }
 
+/** Where an overlay lies, and what is below it. */
+export interface NativeOverlayOptions {
+  /** A folder of its own. */
+  directory: string
+  /** Number of the view below it; without one the image is. */
+  view?: number
+  /** Path of the image, below the view or below the overlay itself. */
+  image: string
+}
+
+/** What an overlay holds. */
+export interface NativeOverlayUsage {
+  dataBytes: number
+  zeroBytes: number
+  /** `active`, `settling` or `settled`. */
+  state: string
+}
+
 /** How far a work is. */
 export interface NativeProgress {
   doneBytes: number
@@ -453,17 +478,34 @@ export declare function notifyService(socket: string, text: string): void
 /** Begins to list the entries of a log of any state; a thread of the core walks it, two batches ahead at most. */
 export declare function openLogEntries(path: string): number
 
+/** Opens the overlay in a folder. */
+export declare function openOverlay(options: NativeOverlayOptions): NativeDevice
+
 /** Opens a disk and tracks it, recovering what a crash left. */
 export declare function openTracked(options: NativeOpenOptions): NativeOpenedDisk
 
+/** Tracks an overlay; `path` of the options is not looked at. */
+export declare function openTrackedOverlay(handle: number, options: NativeOpenOptions): NativeOpenedDisk
+
 /** Opens a point for reading, and pins it. */
 export declare function openView(options: NativeViewOptions): NativeDevice
+
+/** Ranges that an overlay holds, as flat pairs, from `at` on, the first `count` of them. */
+export declare function overlayRanges(handle: number, at: number, count: number): Array<number>
+
+/** What the overlay in a folder is for: `active`, `settling` or `settled`; nothing where there is none. */
+export declare function overlayState(directory: string): string | null
+
+export declare function overlayUsage(handle: number): NativeOverlayUsage
 
 /** Points that somebody reads. */
 export declare function pinnedPoints(undoDirectory: string): Array<number>
 
 /** Says what is at a path, without changing it. */
 export declare function probeDisk(path: string): NativeDiskInfo
+
+/** Fills `buffer` from `offset` of a view or an overlay. */
+export declare function readDevice(handle: number, from: number, buffer: Uint8Array): Promise<void>
 
 /** Deletes logs that the replica's image holds. */
 export declare function releaseTrackedLogs(handle: number, ids: Array<string>): void
@@ -476,6 +518,9 @@ export declare function saveUndo(image: string, logs: Array<string>, target: Nat
 
 /** Saves what is about to be written to ranges by other means. */
 export declare function saveUndoRanges(image: string, ranges: Array<number>, target: NativeUndoTarget): NativeSaveReport
+
+/** Makes an image what an overlay shows, while it is used. */
+export declare function settleOverlay(handle: number, image: string, workHandle?: number | undefined | null): void
 
 /** Serves disks until it is stopped. */
 export declare function startNbd(options: NativeNbdOptions): NativeNbdServer
@@ -526,3 +571,6 @@ export declare function verifyLogChain(paths: Array<string>): void
 
 /** How far a work is. */
 export declare function workProgress(handle: number): NativeProgress
+
+/** Writes `data` at `offset` of an overlay; it must not change before the promise settles. */
+export declare function writeDevice(handle: number, at: number, data: Uint8Array): Promise<void>

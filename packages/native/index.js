@@ -773,7 +773,7 @@ if (
   }
 }
 
-const { abandonTracked, applyLogs, armFault, beginTrackedResync, beginWork, buildTrackedBatch, changedRanges, closeDevice, closeLogEntries, closeTracked, coalesceTrackedLogs, compactPoint, compareRange, createImage, cutTracked, differingDeviceRanges, digestImage, digestOfDevice, digestTracked, disarmFault, dropPointsBefore, endWork, exportStrictLog, faultOf, faultStrikes, finishTrackedResync, flushDisk, foldTrackedLogs, growTracked, inspectLog, isSameDisk, lockFile, materialize, mergePoint, nbdCounters, nextLogEntries, notifyService, openLogEntries, openTracked, openView, pinnedPoints, probeDisk, releaseTrackedLogs, requireTrackedResync, saveUndo, saveUndoRanges, startNbd, stopNbd, stopWork, syncRange, trackedCandidates, trackedDiscard, trackedFlush, trackedLogs, trackedRead, trackedStatus, trackedWrite, trackedWriteZeroes, trackedWritten, undoSummary, unlockFile, verifyLog, verifyLogChain, workProgress } = nativeBinding
+const { abandonTracked, applyLogs, armFault, beginTrackedResync, beginWork, buildTrackedBatch, changedRanges, closeDevice, closeLogEntries, closeTracked, coalesceTrackedLogs, compactPoint, compareRange, createImage, createOverlay, cutTracked, differingDeviceRanges, digestImage, digestOfDevice, digestTracked, disarmFault, discardDevice, dropPointsBefore, endWork, exportStrictLog, faultOf, faultStrikes, finishTrackedResync, flushDevice, flushDisk, foldTrackedLogs, growTracked, inspectLog, isSameDisk, lockFile, materialize, mergePoint, nbdCounters, nextLogEntries, notifyService, openLogEntries, openOverlay, openTracked, openTrackedOverlay, openView, overlayRanges, overlayState, overlayUsage, pinnedPoints, probeDisk, readDevice, releaseTrackedLogs, requireTrackedResync, saveUndo, saveUndoRanges, settleOverlay, startNbd, stopNbd, stopWork, syncRange, trackedCandidates, trackedDiscard, trackedFlush, trackedLogs, trackedRead, trackedStatus, trackedWrite, trackedWriteZeroes, trackedWritten, undoSummary, unlockFile, verifyLog, verifyLogChain, workProgress, writeDevice } = nativeBinding
 export { abandonTracked }
 export { applyLogs }
 export { armFault }
@@ -788,18 +788,21 @@ export { coalesceTrackedLogs }
 export { compactPoint }
 export { compareRange }
 export { createImage }
+export { createOverlay }
 export { cutTracked }
 export { differingDeviceRanges }
 export { digestImage }
 export { digestOfDevice }
 export { digestTracked }
 export { disarmFault }
+export { discardDevice }
 export { dropPointsBefore }
 export { endWork }
 export { exportStrictLog }
 export { faultOf }
 export { faultStrikes }
 export { finishTrackedResync }
+export { flushDevice }
 export { flushDisk }
 export { foldTrackedLogs }
 export { growTracked }
@@ -812,14 +815,21 @@ export { nbdCounters }
 export { nextLogEntries }
 export { notifyService }
 export { openLogEntries }
+export { openOverlay }
 export { openTracked }
+export { openTrackedOverlay }
 export { openView }
+export { overlayRanges }
+export { overlayState }
+export { overlayUsage }
 export { pinnedPoints }
 export { probeDisk }
+export { readDevice }
 export { releaseTrackedLogs }
 export { requireTrackedResync }
 export { saveUndo }
 export { saveUndoRanges }
+export { settleOverlay }
 export { startNbd }
 export { stopNbd }
 export { stopWork }
@@ -838,4 +848,5 @@ export { unlockFile }
 export { verifyLog }
 export { verifyLogChain }
 export { workProgress }
+export { writeDevice }
 export const __napiBindingTarget = __napiLoadedBindingTarget

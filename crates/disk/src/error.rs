@@ -94,6 +94,9 @@ pub enum DiskError {
     /// A file that leads back to an older recovery point is damaged or missing.
     #[error("the undo is damaged: {0}")]
     UndoDamaged(FilePlace),
+    /// The map of an overlay is damaged.
+    #[error("the overlay is damaged: {0}")]
+    OverlayDamaged(FilePlace),
     /// A log is not as it must be.
     #[error(transparent)]
     Log(#[from] HrlError),
@@ -120,11 +123,12 @@ impl DiskError {
             Self::Stopped(_) => "ABORTED",
             Self::InvalidRequest(..) => "OPTION_OUT_OF_RANGE",
             Self::UndoDamaged(_) => "UNDO_DAMAGED",
+            Self::OverlayDamaged(_) => "OVERLAY_DAMAGED",
             Self::Log(error) => error.code(),
         }
     }
 
-    /// The range concerned; `None` for logs and undo, which have their own place.
+    /// The range concerned; `None` for logs, undo and overlays, which have their own place.
     pub fn place(&self) -> Option<&Place> {
         match self {
             Self::NotFound(p)
@@ -143,7 +147,7 @@ impl DiskError {
             | Self::SyncFailed(p)
             | Self::Stopped(p)
             | Self::InvalidRequest(p, _) => Some(p),
-            Self::UndoDamaged(_) | Self::Log(_) => None,
+            Self::UndoDamaged(_) | Self::OverlayDamaged(_) | Self::Log(_) => None,
         }
     }
 

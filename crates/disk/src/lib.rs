@@ -7,6 +7,7 @@ mod digest;
 mod error;
 pub mod faults;
 mod file;
+mod overlay;
 mod sync;
 pub mod tracked;
 mod undo;
@@ -19,6 +20,7 @@ pub use device::{BlockDevice, Extent, ExtentKind, check_range, extents};
 pub use digest::{CHUNK_BYTES_MAX, DIGEST_BYTES, DigestAlgorithm, chunk_count, digest_ranges};
 pub use error::{DiskError, Place, Result};
 pub use file::{Access, DiskInfo, FileDevice, is_same_disk, probe};
+pub use overlay::{Overlay, OverlayOptions, OverlayState, OverlayUsage};
 pub use sync::{DigestChoice, PairDigests, SyncOptions, SyncReport, compare_range, sync_range};
 pub use tracked::{
     BatchAction, BatchRequest, FlushMode, FsTrackFiles, LogFault, Mode, Opened, QueuedLog, Recovery,

@@ -60,6 +60,10 @@ pub fn from_disk(error: DiskError) -> Error<Code> {
     let Some(place) = error.place() else {
         return match error {
             DiskError::Log(error) => from_log(error),
+            DiskError::OverlayDamaged(place) => {
+                let hint = "what was written to the overlay is lost; fail over to the point again";
+                failure(code, &text, hint, place_of(&place))
+            }
             DiskError::UndoDamaged(place) => {
                 let hint = "points up to this one are lost; newer ones can be used";
                 failure(code, &text, hint, place_of(&place))

@@ -97,8 +97,13 @@ pub struct NativeApplyReport {
 #[napi(catch_unwind)]
 pub fn open_tracked(options: NativeOpenOptions) -> Result<NativeOpenedDisk> {
     let device = FileDevice::open(Path::new(&options.path), Access::Exclusive).map_err(from_disk)?;
+    open_over(Arc::new(device), &options)
+}
+
+/// Tracks any disk; `path` of the options is not looked at.
+pub fn open_over(device: Arc<dyn BlockDevice>, options: &NativeOpenOptions) -> Result<NativeOpenedDisk> {
     let (size_bytes, sector_size_bytes) = (device.size_bytes(), device.sector_size_bytes());
-    let (disk, opened) = TrackedDisk::open(Arc::new(device), track_options(&options)?).map_err(from_disk)?;
+    let (disk, opened) = TrackedDisk::open(device, track_options(options)?).map_err(from_disk)?;
     let handle = next_handle();
     DISKS.lock().insert(handle, disk);
     Ok(NativeOpenedDisk {
@@ -270,13 +275,13 @@ pub fn apply_logs(image: String, logs: Vec<String>, is_verified: bool) -> Result
     })
 }
 
-/// A request to a live disk, carried out in a thread of libuv.
+/// A request to a disk, carried out in a thread of libuv.
 pub struct DiskTask {
-    disk: Arc<TrackedDisk>,
+    disk: Arc<dyn BlockDevice>,
     request: Request,
 }
 
-enum Request {
+pub enum Request {
     Read(u64, Uint8Array),
     Write(u64, Uint8Array),
     WriteZeroes(u64, u64),
@@ -308,7 +313,12 @@ impl Task for DiskTask {
 }
 
 fn task(handle: u32, request: Request) -> Result<AsyncTask<DiskTask>> {
-    Ok(AsyncTask::new(DiskTask { disk: live(handle)?, request }))
+    Ok(task_of(live(handle)?, request))
+}
+
+/// A request to any disk.
+pub fn task_of(disk: Arc<dyn BlockDevice>, request: Request) -> AsyncTask<DiskTask> {
+    AsyncTask::new(DiskTask { disk, request })
 }
 
 /// Fills `buffer` from `offset`.
@@ -351,11 +361,16 @@ fn track_options(options: &NativeOpenOptions) -> Result<TrackOptions> {
         other => return Err(bad_argument("flushMode", &format!("{other:?} is neither disk nor log"))),
     };
     let disk_id = guid_bytes("diskId", &options.disk_id)?;
-    let boot_id = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
+    let boot_id = boot_id();
     let directory = PathBuf::from(&options.tracking_directory);
     let defaults = TrackOptions::new(directory, disk_id, boot_id, Arc::new(now_ns), Arc::new(fill_random));
     // The engine brings the replica to the new size before anything of the new range is applied there.
     Ok(TrackOptions { flush_mode, is_growth_accepted: true, ..defaults })
+}
+
+/// Changes with every start of the system.
+pub fn boot_id() -> String {
+    std::fs::read_to_string(BOOT_ID).unwrap_or_default()
 }
 
 fn recovery_name(recovery: Recovery) -> &'static str {

@@ -8,19 +8,23 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock};
 
-use napi::bindgen_prelude::Uint8Array;
+use napi::bindgen_prelude::{AsyncTask, Uint8Array};
 use napi_derive::napi;
 use parking_lot::Mutex;
 use secondsite_disk::{
-    Access, BlockDevice, FileDevice, Latest, MergeReport, PointView, SaveReport, UndoOptions, ViewOptions,
-    Work, changed_ranges as changed, compact_point as compact, differing_ranges,
-    drop_points_before as drop_before, materialize as materialize_view, merge_point as merge,
-    pinned_points as pinned, save_undo as save, save_undo_ranges as save_ranges, undo_summary as summary_of,
+    Access, BlockDevice, FileDevice, Latest, MergeReport, Overlay, OverlayOptions, OverlayState, PointView,
+    SaveReport, UndoOptions, ViewOptions, Work, changed_ranges as changed, compact_point as compact,
+    differing_ranges, drop_points_before as drop_before, materialize as materialize_view,
+    merge_point as merge, pinned_points as pinned, save_undo as save, save_undo_ranges as save_ranges,
+    undo_summary as summary_of,
 };
 
 use crate::disks::digest_device;
 use crate::error::{Result, bad_argument, from_disk};
-use crate::live::{fill_random, next_handle, now_ns};
+use crate::live::{
+    DiskTask, NativeOpenOptions, NativeOpenedDisk, Request, boot_id, fill_random, next_handle, now_ns,
+    open_over, task_of,
+};
 use crate::number::{guid_bytes, offset, pairs_of, ranges_of, size};
 
 static DEVICES: LazyLock<Mutex<HashMap<u32, Device>>> = LazyLock::new(Mutex::default);
@@ -30,12 +34,15 @@ static WORKS: LazyLock<Mutex<HashMap<u32, Arc<Work>>>> = LazyLock::new(Mutex::de
 #[derive(Clone)]
 enum Device {
     View(Arc<PointView>),
+    /// With the view below it, if there is one.
+    Overlay(Arc<Overlay>, Option<Arc<PointView>>),
 }
 
 impl Device {
     fn block_device(&self) -> Arc<dyn BlockDevice> {
         match self {
             Self::View(view) => view.clone(),
+            Self::Overlay(overlay, _) => overlay.clone(),
         }
     }
 }
@@ -267,8 +274,7 @@ pub fn differing_device_ranges(a: u32, b: u32, ranges: Vec<f64>, handle: Option<
 /// Writes a view to a file that must not exist.
 #[napi(catch_unwind)]
 pub fn materialize(view: u32, out: String, handle: Option<u32>) -> Result<()> {
-    let Device::View(view) = device(view)?;
-    materialize_view(&view, Path::new(&out), &*work(handle)?).map_err(from_disk)
+    materialize_view(&*view_of(view)?, Path::new(&out), &*work(handle)?).map_err(from_disk)
 }
 
 /// 16 bytes a chunk of `ranges` of a view or an overlay.
@@ -282,6 +288,154 @@ pub fn digest_of_device(
     digest_bytes: f64,
 ) -> Result<Uint8Array> {
     digest_device(&*block_device(handle)?, &ranges, chunk_bytes, &digest, &seed, digest_bytes)
+}
+
+/// Where an overlay lies, and what is below it.
+#[napi(object)]
+pub struct NativeOverlayOptions {
+    /// A folder of its own.
+    pub directory: String,
+    /// Number of the view below it; without one the image is.
+    pub view: Option<u32>,
+    /// Path of the image, below the view or below the overlay itself.
+    pub image: String,
+}
+
+/// What an overlay holds.
+#[napi(object)]
+pub struct NativeOverlayUsage {
+    pub data_bytes: f64,
+    pub zero_bytes: f64,
+    /// `active`, `settling` or `settled`.
+    pub state: String,
+}
+
+/// Makes an overlay in a folder that has none.
+#[napi(catch_unwind)]
+pub fn create_overlay(options: NativeOverlayOptions) -> Result<NativeDevice> {
+    let below = Below::of(&options)?;
+    let made = Overlay::create(Path::new(&options.directory), below.base, &below.options);
+    Ok(register(Device::Overlay(Arc::new(made.map_err(from_disk)?), below.view)))
+}
+
+/// Opens the overlay in a folder.
+#[napi(catch_unwind)]
+pub fn open_overlay(options: NativeOverlayOptions) -> Result<NativeDevice> {
+    let below = Below::of(&options)?;
+    let image = || open_image(&options.image, Access::Exclusive);
+    let opened = Overlay::open(Path::new(&options.directory), below.base, &below.options, &image);
+    Ok(register(Device::Overlay(Arc::new(opened.map_err(from_disk)?), below.view)))
+}
+
+/// What the overlay in a folder is for: `active`, `settling` or `settled`; nothing where there is none.
+#[napi(catch_unwind)]
+pub fn overlay_state(directory: String) -> Result<Option<String>> {
+    let state = Overlay::state_in(Path::new(&directory)).map_err(from_disk)?;
+    Ok(state.map(|state| state_name(state).to_owned()))
+}
+
+#[napi(catch_unwind)]
+pub fn overlay_usage(handle: u32) -> Result<NativeOverlayUsage> {
+    let (overlay, _) = overlay(handle)?;
+    let usage = overlay.usage();
+    Ok(NativeOverlayUsage {
+        data_bytes: size(usage.data_bytes),
+        zero_bytes: size(usage.zero_bytes),
+        state: state_name(overlay.state()).to_owned(),
+    })
+}
+
+/// Ranges that an overlay holds, as flat pairs, from `at` on, the first `count` of them.
+#[napi(catch_unwind)]
+pub fn overlay_ranges(handle: u32, at: f64, count: u32) -> Result<Vec<f64>> {
+    Ok(pairs_of(&overlay(handle)?.0.ranges(offset("at", at)?, count as usize)))
+}
+
+/// Makes an image what an overlay shows, while it is used.
+#[napi(catch_unwind)]
+pub fn settle_overlay(handle: u32, image: String, work_handle: Option<u32>) -> Result<()> {
+    let (overlay, view) = overlay(handle)?;
+    let image = match overlay.settling_image() {
+        Some(image) => image,
+        None => open_image(&image, Access::Exclusive).map_err(from_disk)?,
+    };
+    overlay.settle(image, view.as_deref(), &*work(work_handle)?).map_err(from_disk)?;
+    DEVICES.lock().insert(handle, Device::Overlay(overlay, None)); // The point is not read any more.
+    Ok(())
+}
+
+/// Tracks an overlay; `path` of the options is not looked at.
+#[napi(catch_unwind)]
+pub fn open_tracked_overlay(handle: u32, options: NativeOpenOptions) -> Result<NativeOpenedDisk> {
+    open_over(overlay(handle)?.0, &options)
+}
+
+/// Fills `buffer` from `offset` of a view or an overlay.
+#[napi(catch_unwind)]
+pub fn read_device(handle: u32, from: f64, buffer: Uint8Array) -> Result<AsyncTask<DiskTask>> {
+    Ok(task_of(block_device(handle)?, Request::Read(offset("offset", from)?, buffer)))
+}
+
+/// Writes `data` at `offset` of an overlay; it must not change before the promise settles.
+#[napi(catch_unwind)]
+pub fn write_device(handle: u32, at: f64, data: Uint8Array) -> Result<AsyncTask<DiskTask>> {
+    Ok(task_of(block_device(handle)?, Request::Write(offset("offset", at)?, data)))
+}
+
+#[napi(catch_unwind)]
+pub fn discard_device(handle: u32, at: f64, length_bytes: f64) -> Result<AsyncTask<DiskTask>> {
+    let request = Request::Discard(offset("offset", at)?, offset("lengthBytes", length_bytes)?);
+    Ok(task_of(block_device(handle)?, request))
+}
+
+#[napi(catch_unwind)]
+pub fn flush_device(handle: u32) -> Result<AsyncTask<DiskTask>> {
+    Ok(task_of(block_device(handle)?, Request::Flush))
+}
+
+/// What an overlay stands on.
+struct Below {
+    base: Arc<dyn BlockDevice>,
+    view: Option<Arc<PointView>>,
+    options: OverlayOptions,
+}
+
+impl Below {
+    fn of(options: &NativeOverlayOptions) -> Result<Self> {
+        let named = |base| OverlayOptions { boot_id: boot_id(), base };
+        let Some(handle) = options.view else {
+            let base = open_image(&options.image, Access::ReadOnly).map_err(from_disk)?;
+            return Ok(Self { base, view: None, options: named(u64::MAX) });
+        };
+        let view = view_of(handle)?;
+        Ok(Self { base: view.clone(), options: named(view.point()), view: Some(view) })
+    }
+}
+
+fn open_image(path: &str, access: Access) -> secondsite_disk::Result<Arc<dyn BlockDevice>> {
+    Ok(Arc::new(FileDevice::open(Path::new(path), access)?))
+}
+
+fn state_name(state: OverlayState) -> &'static str {
+    match state {
+        OverlayState::Active => "active",
+        OverlayState::Settling => "settling",
+        OverlayState::Settled => "settled",
+    }
+}
+
+fn view_of(handle: u32) -> Result<Arc<PointView>> {
+    match device(handle)? {
+        Device::View(view) => Ok(view),
+        Device::Overlay(..) => Err(bad_argument("view", &format!("{handle} is not a view"))),
+    }
+}
+
+fn overlay(handle: u32) -> Result<(Arc<Overlay>, Option<Arc<PointView>>)> {
+    match device(handle)? {
+        Device::Overlay(overlay, view) => Ok((overlay, view)),
+        Device::View(_) => Err(bad_argument("overlay", &format!("{handle} is not an overlay"))),
+    }
 }
 
 fn register(device: Device) -> NativeDevice {

@@ -306,6 +306,11 @@ export const ERROR_TABLE = {
     'An option has a value outside of its range.',
     'Choose a value in the range named in the message.',
   ),
+  OVERLAY_DAMAGED: final(
+    'failed',
+    'The map of what was written to a failed-over disk is damaged.',
+    'What was written since the failover cannot be told from the point below. Cancel the failover, and fail over again.',
+  ),
   PATH_EXISTS: final(
     'invalidParameter',
     'There is something at the path where a new file was to be made.',

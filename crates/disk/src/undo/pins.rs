@@ -56,6 +56,21 @@ impl Drop for Pin {
     }
 }
 
+impl Pin {
+    /// Whether anybody else reads a point of the same folder.
+    pub(crate) fn has_company(&self) -> Result<bool> {
+        let pins = self.path.parent().unwrap_or(Path::new("."));
+        let fail = |e| DiskError::open(pins, e);
+        for entry in fs::read_dir(pins).map_err(fail)? {
+            let path = entry.map_err(fail)?.path();
+            if path.file_name() != self.path.file_name() && is_alive(&path).map_err(fail)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
 /// The points of a folder that somebody reads at the moment, in order. Pins of the dead are removed.
 ///
 /// # Errors

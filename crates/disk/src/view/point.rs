@@ -39,7 +39,7 @@ pub struct PointView {
     size_bytes: u64,
     path: PathBuf,
     known: RwLock<Arc<Known>>,
-    _pin: Pin,
+    pin: Pin,
 }
 
 /// The segments that lead back to the point, oldest first, as of an epoch.
@@ -80,13 +80,24 @@ impl PointView {
             point: options.point,
             size_bytes,
             known: RwLock::new(Arc::new(known)),
-            _pin: pin,
+            pin,
         })
     }
 
     /// Sequence number of the point.
     pub fn point(&self) -> u64 {
         self.point
+    }
+
+    /// Refuses when there is another view of the same replica.
+    pub(crate) fn refuse_if_shared(&self) -> Result<()> {
+        if self.pin.has_company()? {
+            return Err(DiskError::Busy(
+                Place::whole(self.folder()),
+                "recovery points are being read".into(),
+            ));
+        }
+        Ok(())
     }
 
     pub(crate) fn image(&self) -> &Arc<dyn BlockDevice> {

@@ -228,3 +228,25 @@ export interface NativeProgress {
   readonly doneBytes: number
   readonly copiedBytes: number
 }
+
+/** Where an overlay lies, and what is below it. */
+export interface NativeOverlayOptions {
+  /** A folder of its own. */
+  readonly directory: string
+  /** Handle of the view below it; without one the image itself is, and must not be written to meanwhile. */
+  readonly view?: number
+  /** Path of the image, below the view or below the overlay; opened for writing only when the overlay was settling or is settled. */
+  readonly image: string
+}
+
+/** `active`: the base is only read. `settling`: the image is being made equal. `settled`: the image is all there is. */
+export type NativeOverlayState = 'active' | 'settling' | 'settled'
+
+/** What an overlay holds. */
+export interface NativeOverlayUsage {
+  /** Bytes of blocks (4 KiB) with data of their own. */
+  readonly dataBytes: number
+  /** Bytes of blocks that are zeros and take no space. */
+  readonly zeroBytes: number
+  readonly state: NativeOverlayState
+}
