@@ -41,6 +41,8 @@ export interface GuestOptions {
   readonly memoryMiB?: number
   /** Whether it reaches this host, at {@link HOST_ADDRESS}, and has the kernel's NBD client; default false. */
   readonly hasNetwork?: boolean
+  /** Where QEMU listens as the host's end of the guest's channel for qemu-guest-agent; default none. */
+  readonly agentSocketPath?: string
   /** How long until it takes commands; default 60 000. A busy machine takes far longer than the usual 3 s. */
   readonly bootLimitMs?: number
 }
@@ -56,7 +58,7 @@ export async function bootGuest(options: GuestOptions): Promise<Guest> {
   const folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'secondsite-guest-run-'))
   const server = createServer().listen(join(folder, 'control'))
   await once(server, 'listening')
-  const machine = machineArguments(folder, kernel, options)
+  const machine = [...machineArguments(folder, kernel, options), ...agentArguments(options)]
   const guest = new Guest(folder, startQemu(folder, [...machine, ...drives]))
   try {
     await within(guest.connect(server), options.bootLimitMs ?? 60_000, () => 'a guest that takes commands')
@@ -98,6 +100,13 @@ function machineArguments(folder: string, kernel: Kernel, options: GuestOptions)
     ['-display', 'none'],
   ]
   return ['-nodefaults', '-no-user-config', '-no-reboot', ...valued.flat(), ...(hasNetwork ? NETWORK : [])]
+}
+
+/** The second port: the first one is the control channel's. */
+function agentArguments({ agentSocketPath: path }: GuestOptions): string[] {
+  if (path === undefined) return []
+  const channel = `socket,id=agent,path=${path},server=on,wait=off`
+  return ['-chardev', channel, '-device', 'virtserialport,chardev=agent,name=org.qemu.guest_agent.0']
 }
 
 /** A booted guest. Always end it, by {@link Guest.shutdown} or {@link Guest.kill}. */

@@ -98,7 +98,7 @@ function hostPrograms(programs: typeof PROGRAMS): NamedEntry[] {
 }
 
 /** The libraries of a program under the paths at which its loader looks for them, the loader among them. */
-function librariesOf(program: string): string[] {
+export function librariesOf(program: string): string[] {
   const text = execFileSync('ldd', [program], { encoding: 'utf8' })
   return [...text.matchAll(/(\/\S+) \(0x/g)].map((match) => match[1] ?? '')
 }
