@@ -206,6 +206,11 @@ describe('the command line', () => {
     [['log', 'verify']],
     [['log', 'apply']],
     [['log', 'export']],
+    [['plan']],
+    [['plan', 'check']],
+    [['plan', 'list']],
+    [['plan', 'report']],
+    [['plan', 'abandon']],
     [['demo']],
     [[]],
   ])('%j --help has an example of that verb and all exit codes', (verb) => {

@@ -10,6 +10,7 @@ import { EXAMPLES } from './help.js'
 import { logApply, logExport, logVerify } from './log-command.js'
 import { logShow } from './log-show-command.js'
 import { errorText, type Output, PROGRESS_MODES, type ProgressMode } from './output.js'
+import { addPlanVerbs } from './plan-verbs.js'
 import { protect } from './protect-command.js'
 import { seconds } from './protect-options.js'
 import { sync, verify } from './sync-command.js'
@@ -60,6 +61,7 @@ function programOf(output: Output, finish: (code: ExitCode) => void): Command {
   wire(protectVerb(program), protect)
   addDiskVerbs(program, wire)
   addLogVerbs(program, wire)
+  addPlanVerbs(program, wire, helpOf)
   const demoVerb = program.command('demo').description('the main job on a real file system, step by step')
   demoVerb.option('--keep', 'keep the folder with disk, replica and state')
   wire(demoVerb.addOption(progressOption()), demo)
@@ -67,8 +69,8 @@ function programOf(output: Output, finish: (code: ExitCode) => void): Command {
 }
 
 function helpOf(command: Command): string {
-  const parent = command.parent?.name()
-  const name = parent === 'log' ? `log ${command.name()}` : command.name()
+  const parent = command.parent
+  const name = parent?.parent ? `${parent.name()} ${command.name()}` : command.name()
   return `${EXAMPLES[name] ?? ''}${EXIT_TEXT}`
 }
 
@@ -77,7 +79,8 @@ function sayUsage(text: string, write: (text: string) => void): void {
   write(text.replace(/^error: /, 'error OPTION_OUT_OF_RANGE: '))
 }
 
-type Wire = (command: Command, action: Action) => Command
+/** Gives a verb its action and what every verb has. */
+export type Wire = (command: Command, action: Action) => Command
 
 function addDiskVerbs(program: Command, wire: Wire): void {
   const syncVerb = program

@@ -30,7 +30,8 @@ Exit codes:
 /** Codes after which something may have been changed, or a later try may succeed. */
 const ON_THE_WAY = /_(FAILED|FULL|LOST|DIED|BUSY)$|^INTERNAL$|^WORKER_DIED$/
 
-const DAMAGE = /^LOG_(CORRUPT|HEADER_CORRUPT|TORN_TAIL|INDEX_MISMATCH|CHAIN_GAP|CHAIN_FORK|NOT_SEALED)$/
+const DAMAGE =
+  /^PLAN_RUN_DAMAGED$|^LOG_(CORRUPT|HEADER_CORRUPT|TORN_TAIL|INDEX_MISMATCH|CHAIN_GAP|CHAIN_FORK|NOT_SEALED)$/
 
 /** The exit code that an error code stands for. */
 export function exitCodeOf(code: string): ExitCode {

@@ -52,6 +52,36 @@ Examples:
 Then, for the guest: qemu-system-x86_64 … -drive file=URI,format=raw,if=virtio  (the URIs are printed)
 `
 
+const PLAN = `
+Examples:
+  secondsite plan check shop.yaml
+  secondsite plan list
+  secondsite plan report shop-20261121T101500Z-Test --html drill.html
+`
+
+const PLAN_CHECK = `
+Examples:
+  secondsite plan check shop.yaml
+  secondsite plan check shop.yaml --json | jq '.error.details.problems[]'
+`
+
+const PLAN_LIST = `
+Examples:
+  secondsite plan list
+  secondsite plan list --json | jq '.runs[] | select(.state == "WaitingForInput")'
+`
+
+const PLAN_REPORT = `
+Examples:
+  secondsite plan report shop-20261121T101500Z-Test
+  secondsite plan report shop-20261121T101500Z-Test --html drill.html
+`
+
+const PLAN_ABANDON = `
+Example:
+  secondsite plan abandon shop-20261121T101500Z-Planned
+`
+
 /** Examples of a verb, by its whole name. */
 export const EXAMPLES: Readonly<Record<string, string>> = {
   secondsite: `
@@ -70,5 +100,10 @@ Examples:
   'log verify': CHECK,
   'log apply': APPLY,
   'log export': EXPORT,
+  plan: PLAN,
+  'plan check': PLAN_CHECK,
+  'plan list': PLAN_LIST,
+  'plan report': PLAN_REPORT,
+  'plan abandon': PLAN_ABANDON,
   demo: DEMO,
 }
