@@ -76,7 +76,7 @@ async function startProxy(): Promise<string> {
     `--pid-file=${pidFile}`,
   ]
   proxy = spawn('qemu-nbd', [...options, '--image-opts', source], { stdio: ['ignore', 'inherit', 'inherit'] })
-  await expect.poll(() => existsSync(pidFile), { timeout: 20_000 }).toBe(true)
+  await expect.poll(() => existsSync(pidFile), { timeout: 60_000 }).toBe(true)
   return `nbd+unix:///?socket=${socket}`
 }
 

@@ -12,13 +12,15 @@ import { client, qemuIo } from './clients.js'
 import { KIB, MIB, Workplace } from './workplace.js'
 
 const SEED = 20_261_121
-const DISK_BYTES = 64 * MIB
+const DISK_BYTES = 32 * MIB
 /** What file systems give room in; ranges are multiples of it, so that trimming one frees all of it. */
 const BLOCK_BYTES = 4 * KIB
 const REQUESTS_PER_CYCLE = 60
 const CYCLE_COUNT = process.env['SECONDSITE_SLOW'] ? 40 : 4
-/** A file system counts its own blocks, which say where those of a file are, as the file's: 16 of them for a file of 64 MiB at most. */
+/** A file system counts its own blocks, which say where those of a file are, as the file's: 16 of them for a file of 32 MiB at most. */
 const MAPPING_BYTES_MAX = 16 * BLOCK_BYTES
+/** Of a test; each takes some seconds where nothing else runs. */
+const limit = { timeout: 600_000 }
 
 let place: Workplace
 let engine: Engine
@@ -75,7 +77,7 @@ function hasData(path: string): boolean {
   return (JSON.parse(map) as { data: boolean }[]).some(({ data }) => data)
 }
 
-describe('what clients overwrite, zero and trim', () => {
+describe('what clients overwrite, zero and trim', limit, () => {
   it('converges, and takes no more room on the replica', async () => {
     await machine.startInitialReplication()
     expectEqualAndAsSparse()
@@ -91,7 +93,7 @@ describe('what clients overwrite, zero and trim', () => {
     expect(allocatedBytes(replicaPath())).toBeGreaterThanOrEqual(DISK_BYTES / 2)
     await qemuIo(
       nbd.uri('os.raw'),
-      'write -P 9 40M 1M',
+      'write -P 9 20M 1M',
       `discard 0 ${DISK_BYTES}`,
       `read -P 0 0 ${DISK_BYTES}`,
     )
@@ -117,7 +119,7 @@ describe('what clients overwrite, zero and trim', () => {
   })
 })
 
-describe('images that clients copy in while the disk is protected', () => {
+describe('images that clients copy in while the disk is protected', limit, () => {
   it('come from qcow2 by qemu-img and from a file by nbdcopy, holes and all', async () => {
     const raw = place.makeDisk('new.raw', DISK_BYTES, MIB)
     execFileSync('qemu-img', ['convert', '-O', 'qcow2', raw, place.path('new.qcow2')])

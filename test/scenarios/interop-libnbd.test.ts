@@ -15,6 +15,8 @@ const backupScript = join(import.meta.dirname, '../../examples/incremental-backu
 const DISK_BYTES = 64 * MIB
 /** What `secondsite:dirty` counts in (docs/spec/nbd.md). */
 const CHUNK_BYTES = 64 * KIB
+/** Of a test; each takes some seconds where nothing else runs. */
+const limit = { timeout: 300_000 }
 
 let place: Workplace
 let engine: Engine
@@ -88,7 +90,7 @@ async function dirtyRanges(): Promise<{ offset: number; lengthBytes: number }[]>
   return dirty.map(({ offset, length }) => ({ offset, lengthBytes: length }))
 }
 
-describe('libnbd', () => {
+describe('libnbd', limit, () => {
   it('comes by every handshake it knows, and in each writes, flushes and reads', async () => {
     if (!hasLibnbdPython('interop: handshakes of libnbd')) return
     const told = await script('handshakes.py')
@@ -128,7 +130,7 @@ describe('libnbd', () => {
   })
 })
 
-describe('the ranges that are dirty', () => {
+describe('the ranges that are dirty', limit, () => {
   it('are those written since the last acknowledged cut, and none after the next one', async () => {
     await machine.startInitialReplication()
     await machine.replicate()

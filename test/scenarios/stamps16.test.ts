@@ -50,7 +50,7 @@ class StampWriter {
 
   /** Waits until more is answered than is now. */
   async advance(): Promise<number> {
-    await expect.poll(() => this.answered, { timeout: 30_000 }).toBeGreaterThan(this.answered)
+    await expect.poll(() => this.answered, { timeout: 60_000 }).toBeGreaterThan(this.answered)
     return this.answered
   }
 
