@@ -16,6 +16,7 @@ import {
   type PlanTargets,
   parsePlan,
   SecondsiteError,
+  type TargetRequest,
   type VerbContext,
 } from '@secondsite/engine'
 
@@ -36,6 +37,10 @@ export class PlanWorld implements PlanTargets {
   readonly calls: string[] = []
   /** `verb machine` of each change, in order; a repeated verb changes nothing. */
   readonly changes: string[] = []
+  /** Verbs that a run has announced for each machine. */
+  readonly announced: Record<string, readonly string[]> = {}
+  /** `verb machine reference` of the calls that got one. */
+  readonly references: string[] = []
   /** Targets that are resolved and not closed. */
   openCount = 0
   readonly #options: WorldOptions
@@ -44,7 +49,8 @@ export class PlanWorld implements PlanTargets {
     this.#options = options
   }
 
-  async resolve(name: string): Promise<PlanTarget> {
+  async resolve({ name, verbs }: TargetRequest): Promise<PlanTarget> {
+    this.announced[name] = verbs
     if (this.#options.missing?.includes(name))
       throw new SecondsiteError('REPLICA_NOT_FOUND', { message: `no replica of ${name}` })
     this.openCount += 1
@@ -66,11 +72,13 @@ export class PlanWorld implements PlanTargets {
   /** What the failover of a machine brings; the longer the name, the more is lost. */
   factsOf(name: string): FailoverFacts {
     const point = { sequence: 400 + name.length, timeMs: CUT_MS, kind: 'crash-consistent' }
-    return { point, lossSeconds: 10 * name.length, lossBytes: 4096 * name.length, copyBytes: 0 }
+    const loss = { lossSeconds: 10 * name.length, lossBytes: 4096 * name.length }
+    return { point, ...loss, copyBytes: 0, reference: `copy of ${name}` }
   }
 
   async #verb(verb: string, machine: string, context: VerbContext): Promise<void> {
     this.calls.push(`${verb} ${machine} ${context.key}`)
+    if (context.reference !== undefined) this.references.push(`${verb} ${machine} ${context.reference}`)
     await this.#options.during?.(verb, machine, context)
     const change = `${verb} ${machine}`
     if (this.changes.includes(change)) return

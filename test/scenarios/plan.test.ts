@@ -43,6 +43,19 @@ describe('a plan', () => {
     expect(world.openCount).toBe(0)
   })
 
+  it('says before what it will ask of a machine, and after what its failover has made', async () => {
+    using folder = new PlanFolder()
+    const world = new PlanWorld()
+    const options = { directory: folder.path, targets: world }
+    const { runId } = await startPlan(plan(), 'Test', options)
+    await continuePlan(runId, options)
+    expect(world.announced['db']).toEqual(['failover', 'boot', 'cleanupTest'])
+    expect(world.references.filter((one) => one.includes(' db '))).toEqual([
+      'boot db copy of db',
+      'cleanupTest db copy of db',
+    ])
+  })
+
   it('works on the machines of a group in parallel, but on no more than allowed', async () => {
     using folder = new PlanFolder()
     let [now, most] = [0, 0]

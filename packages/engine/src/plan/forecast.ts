@@ -9,7 +9,7 @@ import { type PlainError, throwIfAborted, toPlainError } from '../errors.js'
 import { checkVariables } from './http-call.js'
 import type { Plan, PlanRunKind, PointChoice } from './plan.js'
 import type { LoadedPlan, PlanProblem } from './plan-file.js'
-import { type PlanStage, type PlanStep, planStages, stepsOf } from './steps.js'
+import { type MachineVerb, type PlanStage, type PlanStep, planStages, stepsOf } from './steps.js'
 import type { FailoverForecast, PlanTargets } from './targets.js'
 
 /** What would become of a machine. */
@@ -91,30 +91,37 @@ async function machineForecasts(
   { targets, signal }: ForecastOptions,
 ): Promise<MachineForecast[]> {
   const moved = new Map<string, PointChoice>()
+  const verbs = new Map<string, MachineVerb[]>()
   for (const step of stepsOf(stages)) {
-    if (step.type === 'machine' && (step.verb === 'failover' || step.verb === 'failback'))
-      moved.set(step.machine, step.choice)
+    if (step.type !== 'machine') continue
+    verbs.set(step.machine, [...(verbs.get(step.machine) ?? []), step.verb])
+    if (step.verb === 'failover' || step.verb === 'failback') moved.set(step.machine, step.choice)
   }
   const found: MachineForecast[] = []
   // One after the other: a dry run must not weigh on replicas that are being replicated into.
   for (const [name, choice] of moved) {
     throwIfAborted(signal)
-    found.push(await machineForecast(loaded, kind, name, choice, targets))
+    found.push(await machineForecast(loaded, kind, { name, choice, verbs: verbs.get(name) ?? [] }, targets))
   }
   return found
+}
+
+interface MovedMachine {
+  readonly name: string
+  readonly choice: PointChoice
+  readonly verbs: readonly MachineVerb[]
 }
 
 async function machineForecast(
   { plan, directory }: LoadedPlan,
   kind: PlanRunKind,
-  name: string,
-  choice: PointChoice,
+  { name, choice, verbs }: MovedMachine,
   targets: PlanTargets,
 ): Promise<MachineForecast> {
   const machine = plan.machines[name]
   if (machine === undefined) throw new TypeError(`the plan has no machine ${name}`)
   try {
-    const target = await targets.resolve(name, machine, directory)
+    const target = await targets.resolve({ name, machine, directory, kind, verbs })
     try {
       return { name, choice, forecast: await target.describe(kind, choice), error: null }
     } finally {

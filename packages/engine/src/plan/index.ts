@@ -58,5 +58,6 @@ export type {
   PlanTarget,
   PlanTargets,
   TargetProgress,
+  TargetRequest,
   VerbContext,
 } from './targets.js'

@@ -59,12 +59,7 @@ function lostKeys(map: unknown, path: readonly PropertyKey[]): Finding[] {
 }
 
 function machineProblems(name: string, machine: unknown): Finding[] {
-  if (!isRecord(machine)) return []
-  const path = ['machines', name]
-  return [
-    ...exactlyOne(machine, path, ['replica', 'state']),
-    ...pointProblems([...path, 'point'], machine['point']),
-  ]
+  return isRecord(machine) ? pointProblems(['machines', name, 'point'], machine['point']) : []
 }
 
 function pointProblems(path: readonly string[], point: unknown): Finding[] {

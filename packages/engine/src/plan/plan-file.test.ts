@@ -68,7 +68,7 @@ describe('a plan file', () => {
       point: 'Latest',
       parallelMachines: 10,
       testCleanup: 'Wait',
-      machines: { db01: { replica: '/r/db01' } },
+      machines: { db01: { replica: '/r/db01', timeoutSeconds: 300, fencePrimary: false } },
       groups: [
         { type: 'Failover', machines: ['db01'], before: [], after: [] },
         { type: 'Boot', machines: ['db01'], before: [], after: [] },
@@ -81,7 +81,7 @@ describe('a plan file', () => {
       name: 'shop',
       machines: {
         a: { replica: 'a', point: { sequence: 17 } },
-        b: { state: 's', point: { time: '2026-11-21T10:00:00+01:00' } },
+        b: { replica: 'b', state: 's', point: { time: '2026-11-21T10:00:00+01:00' } },
       },
       groups: [{ machines: ['a', 'b'] }, { type: 'Boot', machines: ['a', 'b'] }],
     })
@@ -114,8 +114,17 @@ describe('a bad plan file names every problem at its line', () => {
     ['has a name with a slash', GOOD.replace('name: shop', 'name: ../shop'), ['1:7 name']],
     ['has a number for a name', GOOD.replace('name: shop', 'name: 17'), ['1:7 name']],
     ['has a machine that is a text', GOOD.replace('{ replica: /r/db01 }', '/r/db01'), ['3:9 machines.db01']],
-    ['has a machine of no place', GOOD.replace('{ replica: /r/db01 }', '{}'), ['3:9 machines.db01']],
-    ['has a machine in two places', GOOD.replace('/r/db01 }', '/r/db01, state: /s }'), ['3:9 machines.db01']],
+    ['has a machine of no place', GOOD.replace('{ replica: /r/db01 }', '{}'), ['3:9 machines.db01.replica']],
+    [
+      'starts a machine by a shell',
+      GOOD.replace('/r/db01 }', '/r/db01, start: virsh start }'),
+      ['3:36 machines.db01.start'],
+    ],
+    [
+      'exports a test copy nowhere',
+      GOOD.replace('/r/db01 }', '/r/db01, testNbd: "10809" }'),
+      ['3:38 machines.db01.testNbd'],
+    ],
     [
       'has a machine with a strange name',
       GOOD.replace('db01:', '"db 01":').replaceAll('[db01]', '["db 01"]'),

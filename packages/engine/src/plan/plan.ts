@@ -73,14 +73,32 @@ const customPointSchema = z.strictObject(
 
 const pointSchema = z.union([z.enum(NAMED_POINT_CHOICES), customPointSchema], pointText)
 
+const argumentText = 'a list of texts: the program, then its arguments (no shell reads them)'
+const argument = z.string(argumentText).regex(/^[^\0]*$/, argumentText)
+
+const nbdText = 'unix:PATH or tcp:HOST:PORT'
+
 const machineSchema = z.strictObject(
   {
     /** Folder of the machine's replica; relative paths start at the plan's own folder. */
-    replica: path.optional(),
-    /** State directory of an engine that knows the machine by its name. */
+    replica: path,
+    /** State directory of the engine of its primary, where that can be reached; Planned and Failback prepare the primary there. */
     state: path.optional(),
     /** Which point to fail over to; default the plan's. Planned and Failback always take the newest. */
     point: pointSchema.optional(),
+    /** Stops the machine where it runs: program and arguments, for Shutdown groups. */
+    stop: listOf(argument, argumentText).optional(),
+    /** Starts the machine on its disks here: program and arguments, for Boot groups. */
+    start: listOf(argument, argumentText).optional(),
+    /** Seconds that `stop` and `start` may take each; default 300. */
+    timeoutSeconds: whole(1, TIMEOUT_SECONDS_MAX, 'seconds').default(300),
+    /** Where a Test run exports the disks of the test copy over NBD: `unix:PATH` or `tcp:HOST:PORT`. */
+    testNbd: z
+      .string(nbdText)
+      .regex(/^(unix:[^\0]+|tcp:.+:\d{1,5})$/, nbdText)
+      .optional(),
+    /** Takes the replica in an Unplanned run although its primary still replicates; default false. */
+    fencePrimary: z.boolean('true or false').default(false),
   },
   mapText,
 )
@@ -131,9 +149,6 @@ const environmentSchema = z.record(
   z.string('a text; put numbers and true or false in quotes').regex(/^[^\0]*$/, 'a text without a zero byte'),
   'a map of names to texts',
 )
-
-const argumentText = 'a list of texts: the program, then its arguments (no shell reads them)'
-const argument = z.string(argumentText).regex(/^[^\0]*$/, argumentText)
 
 const actionSchema = z.strictObject(
   {
@@ -206,7 +221,7 @@ export type PlanGroup = Plan['groups'][number]
 export type PlanAction = PlanGroup['before'][number]
 /** The call of an HTTP action. */
 export type PlanHttpCall = NonNullable<PlanAction['http']>
-/** Where a machine of a plan is found; exactly one of `replica` and `state` is there. */
+/** Where a machine of a plan is found, and how it is started and stopped. */
 export type PlanMachine = Plan['machines'][string]
 /** Which recovery point to take. */
 export type PointChoice = NonNullable<PlanMachine['point']>

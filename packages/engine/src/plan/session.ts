@@ -29,11 +29,12 @@ import {
   ACTION_TIMEOUT_SECONDS,
   type ActionStep,
   type MachineStep,
+  type MachineVerb,
   type PlanStage,
   type PlanStep,
   stopsAtErrors,
 } from './steps.js'
-import type { PlanTarget, PlanTargets, TargetProgress, VerbContext } from './targets.js'
+import type { FailoverFacts, PlanTarget, PlanTargets, TargetProgress, VerbContext } from './targets.js'
 
 /** What happens in a run, for those who watch it. */
 export type PlanRunEvent =
@@ -208,7 +209,15 @@ export class PlanSession {
     throwIfAborted(signal)
     const { kind, runId } = this.#view.run
     const onProgress = (progress: TargetProgress): void => this.#tell({ type: 'progress', step, progress })
-    const context: VerbContext = { kind, key: `${runId}/${step.machine}`, signal, onProgress }
+    const reference = referenceOf(this.#view, step.machine)
+    const key = `${runId}/${step.machine}`
+    const context: VerbContext = {
+      kind,
+      key,
+      signal,
+      onProgress,
+      ...(reference === undefined ? {} : { reference }),
+    }
     switch (step.verb) {
       case 'shutdown':
         await target.shutdown(context)
@@ -227,12 +236,13 @@ export class PlanSession {
 
   /** A machine that could not be resolved is looked for again by its next step. */
   #target(name: string): Promise<PlanTarget> {
-    const { plan, directory } = this.#view.run
+    const { plan, directory, kind } = this.#view.run
     const machine = plan.machines[name]
     if (machine === undefined) throw new TypeError(`the plan has no machine ${name}`)
     const known = this.#targets.get(name)
     if (known !== undefined) return known
-    const found = this.#parts.targets.resolve(name, machine, directory)
+    const verbs = verbsOf(this.#view, name)
+    const found = this.#parts.targets.resolve({ name, machine, directory, kind, verbs })
     this.#targets.set(name, found)
     found.catch(() => this.#targets.delete(name))
     return found
@@ -287,12 +297,24 @@ export class PlanSession {
 }
 
 /** Journals hold plain data; what a target adds of its own stays behind. */
-function plainFacts({
-  point,
-  lossSeconds,
-  lossBytes,
-  copyBytes,
-}: Awaited<ReturnType<PlanTarget['failover']>>): JsonValue {
+function plainFacts({ point, lossSeconds, lossBytes, copyBytes, reference }: FailoverFacts): JsonValue {
   const plainPoint = point && { sequence: point.sequence, timeMs: point.timeMs, kind: point.kind }
-  return { point: plainPoint, lossSeconds, lossBytes, copyBytes }
+  const made = reference === undefined ? {} : { reference }
+  return { point: plainPoint, lossSeconds, lossBytes, copyBytes, ...made }
+}
+
+function verbsOf({ steps }: RunView, machine: string): MachineVerb[] {
+  return [...steps.values()].flatMap(({ step }) =>
+    step.type === 'machine' && step.machine === machine ? [step.verb] : [],
+  )
+}
+
+/** What the failover of a machine has left for its later verbs. */
+function referenceOf({ steps }: RunView, machine: string): string | undefined {
+  for (const { step, result } of steps.values()) {
+    if (step.type !== 'machine' || step.machine !== machine || step.verb === 'boot') continue
+    const { reference } = (result ?? {}) as { readonly reference?: unknown }
+    if (typeof reference === 'string') return reference
+  }
+  return undefined
 }

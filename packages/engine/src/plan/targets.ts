@@ -9,15 +9,27 @@
 
 import type { JsonValue } from '../errors.js'
 import type { PlanMachine, PlanRunKind, PointChoice } from './plan.js'
+import type { MachineVerb } from './steps.js'
 
 /** Finds the machines of a plan. */
 export interface PlanTargets {
   /**
    * The machine that a plan names; called once per machine and session, before its first verb.
-   * @param directory - folder at which relative paths of the plan start
-   * @throws when the machine is not there; a coded error, which then is the failure of its steps
+   * @throws when the machine is not there, or cannot do what will be asked; a coded error, which then is the failure of
+   * its steps
    */
-  resolve(name: string, machine: PlanMachine, directory: string): Promise<PlanTarget>
+  resolve(request: TargetRequest): Promise<PlanTarget>
+}
+
+/** Which machine is looked for, and what for. */
+export interface TargetRequest {
+  readonly name: string
+  readonly machine: PlanMachine
+  /** Folder at which relative paths of the plan start. */
+  readonly directory: string
+  readonly kind: PlanRunKind
+  /** Verbs that the run will ask of it. */
+  readonly verbs: readonly MachineVerb[]
 }
 
 /** A recovery point, as plans and reports show it. */
@@ -40,6 +52,8 @@ export interface FailoverFacts {
   readonly lossBytes: number | null
   /** Bytes that have to be copied first. */
   readonly copyBytes: number
+  /** By what the machine finds again what it has made; journaled, and given to its later verbs. */
+  readonly reference?: string
 }
 
 /** What a verb would do. */
@@ -61,6 +75,8 @@ export interface VerbContext {
   readonly kind: PlanRunKind
   /** The same for all verbs on the machine in one run, before and after a crash; other runs have others. */
   readonly key: string
+  /** What the failover of this run returned as its reference. */
+  readonly reference?: string
   /** Aborted when the run is stopped. */
   readonly signal: AbortSignal
   /** May be called at any rate; only the newest is shown. */
