@@ -17,6 +17,8 @@ import {
   type MachineEvent,
   type MachineEventListener,
 } from './protection/events.js'
+import type { ConsistencyGroup } from './protection/consistency-group.js'
+import { Groups } from './protection/groups.js'
 import type { MachineContext } from './protection/machine-context.js'
 import { type Policy, type PolicyInput, parsePolicy } from './protection/policy.js'
 import { ProtectedMachine } from './protection/protected-machine.js'
@@ -45,6 +47,14 @@ export interface EnableRequest {
   readonly policy?: PolicyInput
 }
 
+/** What {@link Engine.createGroup} needs. */
+export interface GroupRequest {
+  /** As the name of a machine; unique among the groups of the state directory. */
+  readonly name: string
+  /** Names of protected machines, at least one. */
+  readonly machines: readonly string[]
+}
+
 /** Options of {@link Engine.open}; all but the first are for tests and tuning. */
 export interface EngineOptions {
   /** Folder of the engine's state, created when it is missing; one engine at a time. */
@@ -70,6 +80,7 @@ export interface EngineOptions {
 /** Logs, batches and images are named after the disk; a file system takes 255 bytes. */
 const DISK_NAME_BYTES_MAX = 200
 
+const NAME_RANGE = 'letters, digits, dot, dash, underscore, at most 64'
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/
 
 export class Engine implements AsyncDisposable {
@@ -81,6 +92,7 @@ export class Engine implements AsyncDisposable {
   readonly #machines = new Map<string, ProtectedMachine>()
   readonly #replicas = new Map<string, FolderReplica>()
   readonly #events: EventLog
+  readonly #groups: Groups
 
   private constructor(options: EngineOptions, store: StateStore, pool: WorkerPool) {
     this.#options = options
@@ -89,6 +101,7 @@ export class Engine implements AsyncDisposable {
     this.#clock = options.clock ?? systemClock
     this.#random = options.random ?? systemRandom
     this.#events = new EventLog(store, this.#clock, options.onEvent)
+    this.#groups = new Groups(store, this.#clock, this.#random)
   }
 
   /**
@@ -112,6 +125,7 @@ export class Engine implements AsyncDisposable {
         const context = engine.#contextOf(row, await store.disks(row.machineId))
         engine.#machines.set(row.machineId, await ProtectedMachine.takeUp(context))
       }
+      await engine.#groups.takeUp(engine.#machines)
       return engine
     } catch (error) {
       await engine.close()
@@ -167,6 +181,34 @@ export class Engine implements AsyncDisposable {
     }
   }
 
+  /** The consistency groups, by name. */
+  get groups(): readonly ConsistencyGroup[] {
+    return this.#groups.all
+  }
+
+  /** @throws {GROUP_NOT_FOUND} */
+  group(name: string): ConsistencyGroup {
+    return this.#groups.get(name)
+  }
+
+  /**
+   * Lets machines share their cuts from now on, whatever they are doing; a machine is in one group at most.
+   * @throws {OPTION_OUT_OF_RANGE, GROUP_EXISTS, MACHINE_NOT_FOUND, MACHINE_IN_GROUP}
+   */
+  async createGroup(request: GroupRequest): Promise<ConsistencyGroup> {
+    if (!NAME.test(request.name)) throw badRequest('name', request.name, NAME_RANGE)
+    if (request.machines.length === 0) throw badRequest('machines', '[]', 'at least one machine')
+    return this.#groups.create(
+      request.name,
+      request.machines.map((name) => this.machine(name)),
+    )
+  }
+
+  /** Ends a group; its machines go on, each by itself. @throws {GROUP_NOT_FOUND} */
+  async removeGroup(name: string): Promise<void> {
+    await this.#groups.dissolve(name)
+  }
+
   /** What happened to machines, oldest first; also of those that are not protected any more. */
   events(filter: EventFilter = {}): Promise<MachineEvent[]> {
     return this.#events.list(filter)
@@ -199,8 +241,7 @@ export class Engine implements AsyncDisposable {
   async #checkDisks(
     request: EnableRequest,
   ): Promise<{ path: string; trackingDirectory: string; sizeBytes: number }[]> {
-    if (!NAME.test(request.name))
-      throw badRequest('name', request.name, 'letters, digits, dot, dash, underscore, at most 64')
+    if (!NAME.test(request.name)) throw badRequest('name', request.name, NAME_RANGE)
     if (request.disks.length === 0) throw badRequest('disks', '[]', 'at least one disk')
     const disks = request.disks.map((input) => {
       const { path, trackingDirectory } =
@@ -311,6 +352,7 @@ export class Engine implements AsyncDisposable {
       disks: [],
       openDisks: () => this.#openDisks(disks, context.policy),
       policy,
+      group: null,
       store: this.#store,
       resyncs: new ResyncStore(this.#store.db),
       events: this.#events,

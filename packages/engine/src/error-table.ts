@@ -148,6 +148,31 @@ export const ERROR_TABLE = {
     'A frame does not match its checksum, or claims sizes that cannot be true.',
     'Nothing to do: the frame is sent again. If it comes back, check memory and network of both sides.',
   ),
+  GROUP_EXISTS: final(
+    'invalidParameter',
+    'There is a consistency group of this name already.',
+    'Choose another name, or add the machines to the group that is there.',
+  ),
+  GROUP_MEMBER_LATE: retried(
+    'timeout',
+    'A machine did not come to the common cut of its group in time.',
+    'It was still busy with earlier work; the next cycle of the group takes it along.',
+  ),
+  GROUP_MEMBER_REFUSES: final(
+    'invalidState',
+    'A verb of a consistency group was refused, as one of its machines refuses it.',
+    'Bring the machine named in the details into a state that takes the verb, or take it out of the group.',
+  ),
+  GROUP_NOT_FOUND: final(
+    'invalidParameter',
+    'There is no consistency group of this name.',
+    'Choose one of the names in the details.',
+  ),
+  GROUP_NOT_MEMBER: final(
+    'invalidParameter',
+    'The machine is not in this consistency group.',
+    'Add it, or name one that is.',
+  ),
   INTERNAL: final(
     'unknown',
     'An error without a code of its own; the original stands in the details.',
@@ -259,6 +284,11 @@ export const ERROR_TABLE = {
     'inUse',
     'A machine of this name is protected already.',
     'Choose another name, or disable the other first.',
+  ),
+  MACHINE_IN_GROUP: final(
+    'inUse',
+    'The machine is in a consistency group already.',
+    'Take it out of that group first; a machine shares its cuts with one group only.',
   ),
   MACHINE_NOT_FOUND: final(
     'notAvailable',

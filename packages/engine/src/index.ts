@@ -5,11 +5,18 @@
 
 export type { Clock } from './clock.js'
 export { systemClock } from './clock.js'
-export type { DiskInput, EnableRequest, EngineOptions } from './engine.js'
+export type { DiskInput, EnableRequest, EngineOptions, GroupRequest } from './engine.js'
 export { Engine } from './engine.js'
 export type { ErrorClass, ErrorCode, ErrorDetails, PlainError } from './errors.js'
 export { isSecondsiteError, SecondsiteError } from './errors.js'
 export * from './plan/index.js'
+export type {
+  ConsistencyGroup,
+  GroupCycleOptions,
+  GroupCycleReport,
+  GroupMeasurement,
+  MissingMember,
+} from './protection/consistency-group.js'
 export type { Policy, PolicyInput } from './protection/policy.js'
 export type { Progress, ProgressListener, ProgressPhase } from './protection/progress.js'
 export type { EventFilter, MachineEvent, MachineEventListener } from './protection/events.js'

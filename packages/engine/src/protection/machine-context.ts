@@ -64,6 +64,13 @@ export interface PrimaryWork {
   step(name: string): Promise<void> | void
 }
 
+/** The consistency group of a machine, as its scheduler knows it. */
+export interface GroupMembership {
+  readonly name: string
+  /** A cycle of the member is due: one of the group is run, in the member's job. */
+  dueCycle(machineId: string, signal: AbortSignal): Promise<unknown>
+}
+
 export interface MachineContext {
   readonly machineId: string
   readonly name: string
@@ -73,6 +80,8 @@ export interface MachineContext {
   /** Opens all of them, or none. */
   openDisks(): Promise<readonly TrackedDisk[]>
   policy: Policy
+  /** Null for a machine by itself. */
+  group: GroupMembership | null
   readonly store: StateStore
   readonly resyncs: ResyncStore
   readonly events: EventLog

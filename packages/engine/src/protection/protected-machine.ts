@@ -13,6 +13,7 @@ import type { Machine } from '../store/state-schema.js'
 import type { NbdExport, NbdOptions } from '../track/nbd-export.js'
 import type { DiskRecovery, TrackedDisk } from '../track/tracked-disk.js'
 import { removeTrackingFiles } from '../track/tracking-files.js'
+import { GroupMember } from './group-member.js'
 import { Jobs } from './jobs.js'
 import type { MachineContext } from './machine-context.js'
 import { MachineRecord } from './machine-record.js'
@@ -40,6 +41,8 @@ export interface ResynchronizeOptions extends JobOptions {
 const WATCHED: readonly ReplicationState[] = ['Replicating', 'Suspended', 'Error']
 
 export class ProtectedMachine {
+  /** @internal As a member of a consistency group. */
+  readonly asMember: GroupMember
   readonly #context: MachineContext
   readonly #jobs = new Jobs()
   readonly #record: MachineRecord
@@ -61,11 +64,19 @@ export class ProtectedMachine {
     this.#scheduler = new Scheduler(context, this.#jobs, {
       state: () => record.state,
       row: () => record.row,
-      cycle: (signal) => this.#work.cycle({ signal }),
+      cycle: (signal) => context.group?.dueCycle(context.machineId, signal) ?? this.#work.cycle({ signal }),
       initial: (signal) => this.#work.initial({ signal }),
       resync: (signal) => this.#work.dueResync(signal),
       setRetry: (retryAttempt, retryAtMs) => record.set({ retryAttempt, retryAtMs }),
       watch: () => this.#watch(),
+    })
+    this.asMember = new GroupMember({
+      context,
+      jobs: this.#jobs,
+      record,
+      work: this.#work,
+      scheduler: this.#scheduler,
+      fault: () => this.#fault,
     })
   }
 
@@ -94,6 +105,11 @@ export class ProtectedMachine {
 
   get id(): string {
     return this.#context.machineId
+  }
+
+  /** The consistency group that it is in; null when it is in none. */
+  get groupName(): string | null {
+    return this.#context.group?.name ?? null
   }
 
   /** Paths of its disks, also while they cannot be opened. */

@@ -12,7 +12,7 @@ import type { Machine } from '../store/state-schema.js'
 import { HOUR_MS, MINUTE_MS } from '../units.js'
 import type { MachineContext } from './machine-context.js'
 import type { Monitor } from './monitor.js'
-import { crashConsistentCut, type MakeCut } from './shipping.js'
+import type { MakeCut } from './shipping.js'
 
 /** After a failure the hook is asked again this much later, or at its next time when that is sooner. */
 const RETRY_MS = 15 * MINUTE_MS
@@ -76,7 +76,7 @@ export class QuiescedCuts {
   }
 
   /** Makes the cut by `makeCut` while the applications are at rest. */
-  maker(signal?: AbortSignal, makeCut: MakeCut = crashConsistentCut): MakeCut {
+  maker(signal: AbortSignal | undefined, makeCut: MakeCut): MakeCut {
     return async (context) => {
       const settings = this.require()
       const { result, report } = await context.work.whileFrozen(settings, () => makeCut(context), signal)

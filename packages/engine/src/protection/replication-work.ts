@@ -8,6 +8,7 @@
 import { asSecondsiteError, type SecondsiteError, throwIfAborted } from '../errors.js'
 import type { QuiesceReport } from '../quiesce/quiesce.js'
 import type { PointKind } from '../states.js'
+import type { CutBarrier } from './group-barrier.js'
 import { runInitialReplication } from './initial-replication.js'
 import type { MachineContext } from './machine-context.js'
 import type { MachineRecord } from './machine-record.js'
@@ -37,6 +38,11 @@ export interface JobOptions {
 export interface CycleOptions extends JobOptions {
   /** Hold the applications at rest for the cut, by the hook of the policy; default when the policy says that it is due. */
   readonly applicationConsistent?: boolean
+}
+
+/** A cycle whose cut is made together with those of other machines. */
+export interface BarrierOptions extends CycleOptions {
+  readonly barrier?: CutBarrier
 }
 
 /** Result of a cycle. */
@@ -104,11 +110,23 @@ export class ReplicationWork {
     this.#later.arm()
   }
 
-  async cycle(job: CycleOptions): Promise<CycleReport> {
+  /** Whether the policy wants the next cut to be application-consistent. */
+  get isQuiesceDue(): boolean {
+    return this.#quiesced.isDue(this.#record.row)
+  }
+
+  /** @throws {QUIESCE_NOT_CONFIGURED} when the policy has no hook */
+  requireQuiesce(): void {
+    this.#quiesced.require()
+  }
+
+  async cycle(job: BarrierOptions): Promise<CycleReport> {
     const { context, startedMs } = { context: this.#context, startedMs: this.#context.clock.nowMs() }
-    const isQuiesced = job.applicationConsistent ?? this.#quiesced.isDue(this.#record.row)
+    const isQuiesced = job.applicationConsistent ?? this.isQuiesceDue
     if (isQuiesced) this.#quiesced.require()
-    await this.#cutWithinThreshold(isQuiesced ? this.#quiesced.maker(job.signal) : crashConsistentCut)
+    await job.barrier?.gather(job.signal)
+    const makeCut = job.barrier?.cut ?? crashConsistentCut
+    await this.#cutWithinThreshold(isQuiesced ? this.#quiesced.maker(job.signal, makeCut) : makeCut)
     const quiesce = isQuiesced ? await this.#quiesced.tell() : null
     this.#record.require(['Replicating'], 'replicate')
     const shownMs = (await this.#record.refresh()).lastAppliedCutMs

@@ -29,6 +29,9 @@ export interface Scheduled {
   watch(): Promise<void>
 }
 
+/** How much later a due cycle is tried that found another job at work. */
+const BUSY_MS = SECOND_MS
+
 /** How often the machine is looked at between two cycles, whatever keeps these from running. */
 const WATCH_MS = 5 * SECOND_MS
 
@@ -56,6 +59,12 @@ export class Scheduler {
     if (waitMs !== undefined) return this.#set(waitMs)
     // What was due in an earlier state must not begin a resynchronization that nobody has asked for in this one.
     if (!this.#jobs.isBusy || this.#machine.state() === 'WaitingForStartResynchronize') this.#unset()
+  }
+
+  /** A cycle has begun that was asked for by others: the next one is due an interval after it. */
+  began(): void {
+    this.#cycleStartedMs = this.#context.clock.nowMs()
+    if (this.#isArmed) this.arm()
   }
 
   /** Nothing happens by itself until {@link arm}. */
@@ -136,7 +145,9 @@ export class Scheduler {
 
   /** Failures were remembered and counted by the machine, which also asked for the retry: nothing is lost here. */
   async #due(): Promise<void> {
-    if (!this.#isArmed || this.#jobs.isBusy) return
+    if (!this.#isArmed) return
+    // A job that somebody asked for is no reason to forget a cycle; after those of other states the work itself arms.
+    if (this.#jobs.isBusy) return this.#machine.state() === 'Replicating' ? this.#set(BUSY_MS) : undefined
     try {
       await this.#jobs.run(undefined, (signal) => this.#work(signal))
       if (this.#isArmed) this.arm()

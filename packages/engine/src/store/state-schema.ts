@@ -167,6 +167,23 @@ export interface JournalTable {
   toState: ReplicationState
 }
 
+/** A consistency group: machines that share their cuts. */
+export interface GroupTable {
+  groupId: string
+  name: string
+  createdMs: number
+  /** The newest cut that all members shared, and its time. */
+  lastPointId: string | null
+  lastPointMs: number | null
+}
+
+/** A machine in a group; in one at most. */
+export interface GroupMemberTable {
+  groupId: string
+  machineId: string
+  position: number
+}
+
 /** All tables of the state database. */
 export interface StateSchema {
   machines: MachineTable
@@ -178,10 +195,14 @@ export interface StateSchema {
   statistics: StatisticsTable
   journal: JournalTable
   events: EventTable
+  groups: GroupTable
+  groupMembers: GroupMemberTable
 }
 
 export type Machine = Selectable<MachineTable>
 export type NewMachine = Insertable<MachineTable>
+export type Group = Selectable<GroupTable>
+export type NewGroup = Insertable<GroupTable>
 export type Disk = Selectable<DiskTable>
 export type NewDisk = Insertable<DiskTable>
 export type QueuedLog = Selectable<LogTable>
@@ -259,9 +280,19 @@ ALTER TABLE "cycles" ADD COLUMN ${oneOf('pointKind', POINT_KINDS, 'crash-consist
 ALTER TABLE "cycles" ADD COLUMN "groupPointId" TEXT;
 `
 
+const VERSION_4 = `
+CREATE TABLE "groups" (
+  "groupId" TEXT PRIMARY KEY, "name" TEXT NOT NULL UNIQUE, ${wholeNumber('createdMs')}, "lastPointId" TEXT,
+  ${wholeNumber('lastPointMs', '')}) STRICT;
+CREATE TABLE "groupMembers" (
+  "groupId" TEXT NOT NULL REFERENCES "groups" ON DELETE CASCADE,
+  "machineId" TEXT NOT NULL UNIQUE REFERENCES "machines" ON DELETE CASCADE, ${wholeNumber('position')},
+  PRIMARY KEY ("groupId", "machineId")) STRICT;
+`
+
 /** The state database: "SSst". */
 export const STATE_DATABASE: DatabaseKind = {
   name: 'state database',
   applicationId: 0x53537374,
-  migrations: [VERSION_1, VERSION_2, VERSION_3],
+  migrations: [VERSION_1, VERSION_2, VERSION_3, VERSION_4],
 }
