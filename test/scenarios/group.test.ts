@@ -22,11 +22,14 @@ let place: Workplace
 let clock: ManualClock
 let engine: Engine | undefined
 let transports: FaultyTransport[]
+/** What happens just before a step. */
+let onStep: (name: string) => void
 
 async function open(): Promise<Engine> {
   transports = []
   engine = await place.open({
     clock,
+    step: (name) => onStep(name),
     wrapTransport: (inner) => {
       const transport = new FaultyTransport({ serve: relayTo(inner), random: new SeededRandom(1) })
       transports.push(transport)
@@ -120,6 +123,7 @@ async function kindsOf(name: string): Promise<string | undefined> {
 beforeEach(() => {
   place = new Workplace()
   clock = new ManualClock(Date.UTC(2026, 10, 21, 10))
+  onStep = () => {}
 })
 
 afterEach(async () => {
@@ -220,6 +224,29 @@ describe('a member that cannot take part', () => {
     const details = { machine: 'web', reason: 'QUIESCE_NOT_CONFIGURED' }
     const refused = shop.replicate({ applicationConsistent: true })
     await expect(refused).rejects.toMatchObject({ code: 'GROUP_MEMBER_REFUSES', details })
+  })
+
+  it('that cannot record the cut makes it none of the group: nobody can fail over to it', async () => {
+    const names = ['web', 'db']
+    const shop = await group(names)
+    await shop.replicate()
+    const { lastPoint } = await shop.measure()
+    const stamps = new Stamps(shop.members)
+    try {
+      await stamps.advance(20)
+      onStep = (name) => {
+        if (name !== 'cycle.before-queueing') return
+        onStep = () => {}
+        throw new Error('the state is full')
+      }
+      await expect(shop.replicate()).rejects.toThrow('the state is full')
+      expect((await shop.measure()).lastPoint).toEqual(lastPoint)
+      await stamps.advance(20)
+      expect((await shop.replicate()).groupPointId).not.toBeNull()
+      expectOneCut(stampsOf(names))
+    } finally {
+      await stamps.stop()
+    }
   })
 
   it('after the cut (its replica is gone) has the point all the same, when it can ship again', async () => {

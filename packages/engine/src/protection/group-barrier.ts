@@ -27,7 +27,9 @@ export interface CutBarrier {
   gather(signal?: AbortSignal): Promise<void>
   /** Waits until all are ready, and is part of their cut. */
   readonly cut: MakeCut
-  /** Says that it takes no part any more; after the cut it says nothing. */
+  /** Says that its shipment of the cut is recorded, so that no death of the process can lose it. */
+  recorded(): void
+  /** Says that it takes no part any more. Before the cut it is then made without it, after it the point is incomplete. */
   left(error: unknown): void
 }
 
@@ -37,6 +39,10 @@ export class GroupBarrier {
   readonly #waiting = new Map<string, Waiting>()
   readonly #cancel: CancelTimer
   readonly #ended = withResolvers<void>()
+  /** Members of the cut that have not recorded it yet. */
+  #unsettled: Set<string> | undefined
+  #isRecorded = true
+  #made: CutPoint | null = null
   #point: CutPoint | null = null
 
   /** @param context - of any member: clock, randomness and workers are the engine's */
@@ -51,12 +57,12 @@ export class GroupBarrier {
     return this.#round.isPreparing
   }
 
-  /** What the cut was; null before it. */
+  /** The cut that all members have recorded, or one of those that took part; null before that, and when one could not. */
   get point(): CutPoint | null {
     return this.#point
   }
 
-  /** Resolves when the cut is made, or will not be. */
+  /** Resolves when every member has recorded the cut or failed to. */
   get ended(): Promise<void> {
     return this.#ended.promise
   }
@@ -71,8 +77,11 @@ export class GroupBarrier {
     return {
       gather: (signal) => this.#gather(machineId, signal),
       cut: (context) => this.#cut(machineId, context),
-      left: (error) =>
-        this.#tell({ type: 'refused', member: machineId, code: asSecondsiteError(error).code }),
+      recorded: () => this.#settle(machineId, true),
+      left: (error) => {
+        this.#tell({ type: 'refused', member: machineId, code: asSecondsiteError(error).code })
+        this.#settle(machineId, false)
+      },
     }
   }
 
@@ -113,16 +122,24 @@ export class GroupBarrier {
   async #make(members: readonly string[], groupPointId: string | null): Promise<void> {
     const cutTimeMs = this.#context.clock.nowMs()
     const disks = members.flatMap((member) => this.#waiting.get(member)?.disks ?? [])
+    this.#unsettled = new Set(members)
     try {
       await this.#context.work.cut(disks)
       const point = { cutTimeMs, pointKind: 'crash-consistent' as const, groupPointId }
-      this.#point = point
+      this.#made = point
       this.#each(members, ({ cut }) => cut.resolve(point))
     } catch (error) {
       this.#each(members, ({ cut }) => cut.reject(error))
-    } finally {
-      this.#ended.resolve()
     }
+  }
+
+  /** Shipments are recorded by each member: only when the last one is, the point is one of the group for ever. */
+  #settle(member: string, isRecorded: boolean): void {
+    if (!this.#unsettled?.delete(member)) return
+    this.#isRecorded &&= isRecorded
+    if (this.#unsettled.size > 0) return
+    if (this.#isRecorded) this.#point = this.#made
+    this.#ended.resolve()
   }
 
   #each(members: readonly string[], act: (waiting: Waiting) => void): void {

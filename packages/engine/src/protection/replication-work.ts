@@ -127,6 +127,7 @@ export class ReplicationWork {
     await job.barrier?.gather(job.signal)
     const makeCut = job.barrier?.cut ?? crashConsistentCut
     await this.#cutWithinThreshold(isQuiesced ? this.#quiesced.maker(job.signal, makeCut) : makeCut)
+    job.barrier?.recorded()
     const quiesce = isQuiesced ? await this.#quiesced.tell() : null
     this.#record.require(['Replicating'], 'replicate')
     const shownMs = (await this.#record.refresh()).lastAppliedCutMs
