@@ -3,6 +3,7 @@ import os from 'node:os'
 import { join } from 'node:path'
 import { afterEach, describe, expect, it } from 'vitest'
 import { isSecondsiteError } from '../errors.js'
+import { SeededRandom } from '../random.js'
 import { type PlanProblem, parsePlan, planJsonSchema, readPlan } from './plan-file.js'
 
 const root = join(import.meta.dirname, '../../../..')
@@ -302,6 +303,71 @@ groups:
     expect(codeOf()).toBe('PLAN_INVALID true')
     fs.writeFileSync(file, `name: shop\n#${'x'.repeat(4 << 20)}\n`)
     expect(codeOf()).toBe('PLAN_INVALID true')
+  })
+})
+
+/** Pieces that mean something in YAML or in a plan, so that random changes reach beyond the first line. */
+const PIECES = [
+  '\n',
+  '  ',
+  '- ',
+  ': ',
+  '{',
+  '}',
+  '[',
+  ']',
+  '"',
+  "'",
+  '&a ',
+  '*a',
+  '!!x ',
+  '|',
+  '#',
+  '\t',
+  '\0',
+  '---\n',
+  'null',
+  '~',
+  '1e999',
+  '<<: ',
+  'machines',
+  'groups',
+  '\u{1f4be}',
+]
+
+function changed(text: string, random: SeededRandom): string {
+  const at = random.below(text.length + 1)
+  const removed = random.below(3) === 0 ? 0 : random.below(40)
+  const piece = random.below(3) === 0 ? '' : (PIECES[random.below(PIECES.length)] ?? '')
+  return text.slice(0, at) + piece + text.slice(at + removed)
+}
+
+describe('any text', () => {
+  it('is a plan or PLAN_INVALID with places inside of the file', () => {
+    const example = fs.readFileSync(join(root, 'examples/plan.yaml'), 'utf8')
+    const random = new SeededRandom(20_261_121)
+    let [good, bad] = [0, 0]
+    for (let round = 0; round < 400; round += 1) {
+      let text = example
+      for (let count = 1 + random.below(4); count > 0; count -= 1) text = changed(text, random)
+      const lineCount = text.split('\n').length
+      try {
+        good += parsePlan(text).plan.name === '' ? 0 : 1
+      } catch (error) {
+        if (!isSecondsiteError(error, 'PLAN_INVALID'))
+          throw new Error(`round ${round}: ${text}`, { cause: error })
+        const problems = error.details['problems'] as unknown as PlanProblem[]
+        expect(problems.length).toBeGreaterThan(0)
+        for (const { line, column } of problems) {
+          expect(line).toBeGreaterThanOrEqual(1)
+          expect(line).toBeLessThanOrEqual(lineCount)
+          expect(column).toBeGreaterThanOrEqual(1)
+        }
+        bad += 1
+      }
+    }
+    expect(good).toBeGreaterThan(10)
+    expect(bad).toBeGreaterThan(10)
   })
 })
 
