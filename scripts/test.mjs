@@ -5,7 +5,7 @@
 // one that is not listed in test/allowed-skips.json fails the run.
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { root } from './steps.mjs'
 
@@ -45,7 +45,9 @@ function cargoTests() {
 function vitestTests() {
   const report = join(scratch, 'vitest.json')
   const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${report}`]
-  const { status } = spawnSync(join(root, 'node_modules/.bin/vitest'), ['run', ...reporters], {
+  // By itself vitest leaves one processor alone, which on two means one file after the other.
+  const workers = isSlow ? [`--maxWorkers=${availableParallelism()}`] : []
+  const { status } = spawnSync(join(root, 'node_modules/.bin/vitest'), ['run', ...workers, ...reporters], {
     cwd: root,
     stdio: 'inherit',
     env,

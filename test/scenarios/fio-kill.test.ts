@@ -13,8 +13,10 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { ProtectProcess } from '../guest/protect-process.js'
 import { client } from './clients.js'
+import { missingTool, skip } from './tools.js'
 import { MIB, Workplace } from './workplace.js'
 
+const missing = missingTool('fio', 'qemu-nbd')
 const SEED = 20_261_121
 const DISK_BYTES = 64 * MIB
 const LOAD_BYTES = 16 * MIB
@@ -104,6 +106,11 @@ async function expectReplicaEqual(): Promise<void> {
 }
 
 describe('fio with its checksums', () => {
+  if (missing !== undefined) {
+    it('cannot be had here', () => skip('scenario: fio across kills', missing))
+    return
+  }
+
   it('finds every block it wrote although the protecting process was killed meanwhile', async () => {
     const uri = await startProxy()
     let killCount = 0

@@ -8,9 +8,15 @@ import { appendFileSync } from 'node:fs'
 
 /** Whether `tool` is installed; if not, the skip of `test` is recorded. */
 export function hasTool(tool: string, test: string): boolean {
-  if (spawnSync('which', [tool], { stdio: 'ignore' }).status === 0) return true
-  skip(test, `${tool} is not installed`)
-  return false
+  const missing = missingTool(tool)
+  if (missing !== undefined) skip(test, missing)
+  return missing === undefined
+}
+
+/** What is not installed of `tools`, as the reason of a skip; undefined when all are. */
+export function missingTool(...tools: readonly string[]): string | undefined {
+  const missing = tools.find((tool) => spawnSync('which', [tool], { stdio: 'ignore' }).status !== 0)
+  return missing && `${missing} is not installed`
 }
 
 /** Records that a test did not run, and why. */
