@@ -42,6 +42,23 @@ const jobs = {
   },
 }
 
+jobs.add = async (engine) => {
+  const machine = engine.machine('web01')
+  await machine.addDisk(join(folder, 'new.raw'))
+  await scribble(machine, 20)
+  // It is copied by itself; the cycle behind that closes it.
+  while ((await machine.measure()).disks.some((disk) => disk.copyState === 'copying')) {
+    await new Promise((resolve) => setTimeout(resolve, 5))
+  }
+  await machine.replicate()
+}
+jobs.remove = async (engine) => {
+  const machine = engine.machine('web01')
+  await scribble(machine, 20)
+  await machine.removeDisk('data.raw')
+  await machine.replicate()
+}
+
 const engine = await Engine.open({ ...options, step })
 await jobs[job](engine)
 await engine.close()

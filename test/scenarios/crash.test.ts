@@ -1,12 +1,14 @@
 /**
- * The process is ended with SIGKILL just before every step of initial replication, of a cycle and of a resynchronization.
+ * The process is ended with SIGKILL just before every step of initial replication, of a cycle, of a resynchronization, of
+ * adding a disk and of removing one.
  * It is then opened again, goes on, and every byte of both disks must equal its replica.
  */
 
 import { spawnSync } from 'node:child_process'
+import { readdirSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import type { ProtectedMachine } from '@secondsite/engine'
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { MIB, Workplace } from './workplace.js'
 
 const child = fileURLToPath(new URL('crash-child.mjs', import.meta.url))
@@ -26,6 +28,7 @@ function runWhole(folder: string, job: string): string[] {
 /** A folder in which the machine is protected and, when asked for, replicating. */
 async function prepared(isReplicating: boolean): Promise<Workplace> {
   const place = new Workplace(seed)
+  place.makeDisk('new.raw', 2 * MIB)
   const disks = [place.makeDisk('os.raw', 2 * MIB, 2 * MIB), place.makeDisk('data.raw', MIB)]
   await using engine = await place.open()
   const machine = await place.enable(engine, disks)
@@ -53,29 +56,64 @@ function chosen(steps: readonly string[]): (readonly [number, string])[] {
   return all.filter(([index, name]) => steps.lastIndexOf(name) === index)
 }
 
-const jobs = [
+/** Adds the disk unless that was done, and waits until the cuts of the machine hold for it. */
+async function addNew(machine: ProtectedMachine, place: Workplace): Promise<void> {
+  if (machine.disks.length === 2) await machine.addDisk(place.path('new.raw'))
+  await vi.waitFor(
+    async () => {
+      await machine.replicate()
+      const { disks } = await machine.measure()
+      expect(disks.map((disk) => disk.copyState)).toEqual(['copied', 'copied', 'copied'])
+    },
+    { timeout: 20_000 },
+  )
+}
+
+/** Removes the disk unless that was done; nothing of it stays but the disk itself. */
+async function removeData(machine: ProtectedMachine, place: Workplace): Promise<void> {
+  if (machine.disks.length === 2) await machine.removeDisk('data.raw')
+  const left = readdirSync(place.folder).filter((name) => name.startsWith('data.raw'))
+  expect(left).toEqual(['data.raw'])
+}
+
+const BOTH = ['os.raw', 'data.raw']
+
+const jobs: {
+  readonly job: string
+  readonly isReplicating: boolean
+  readonly mayResync: boolean
+  readonly disks?: readonly string[]
+  readonly finish?: (machine: ProtectedMachine, place: Workplace) => Promise<void>
+}[] = [
   { job: 'initial', isReplicating: false, mayResync: false },
   { job: 'cycle', isReplicating: true, mayResync: false },
   { job: 'resync', isReplicating: true, mayResync: true },
+  { job: 'add', isReplicating: true, mayResync: false, disks: [...BOTH, 'new.raw'], finish: addNew },
+  { job: 'remove', isReplicating: true, mayResync: false, disks: ['os.raw'], finish: removeData },
 ]
 
-describe.each(jobs)('a process that dies during $job', ({ job, isReplicating, mayResync }) => {
-  it('loses no byte, before whichever step it dies', async () => {
-    const rehearsal = await prepared(isReplicating)
-    const steps = runWhole(rehearsal.folder, job)
-    rehearsal.remove()
-    expect(steps.length).toBeGreaterThan(5)
-    for (const [index, name] of chosen(steps)) {
-      const place = await prepared(isReplicating)
-      const killed = run(place.folder, job, index + 1)
-      expect(killed.signal, `${name} (${index + 1})`).toBe('SIGKILL')
-      const engine = await place.open({ windowBytes: MIB / 2 })
-      const machine = engine.machine('web01')
-      if (!mayResync) expect((await machine.measure()).resyncReason, name).toBeNull()
-      await goOn(machine)
-      place.expectEqual(['os.raw', 'data.raw'])
-      await engine.close()
-      place.remove()
-    }
-  }, 600_000)
-})
+describe.each(jobs)(
+  'a process that dies during $job',
+  ({ job, isReplicating, mayResync, disks = BOTH, finish }) => {
+    it('loses no byte, before whichever step it dies', async () => {
+      const rehearsal = await prepared(isReplicating)
+      const steps = runWhole(rehearsal.folder, job)
+      rehearsal.remove()
+      expect(steps.length).toBeGreaterThan(5)
+      for (const [index, name] of chosen(steps)) {
+        const place = await prepared(isReplicating)
+        const killed = run(place.folder, job, index + 1)
+        expect(killed.signal, `${name} (${index + 1})`).toBe('SIGKILL')
+        const engine = await place.open({ windowBytes: MIB / 2 })
+        const machine = engine.machine('web01')
+        if (!mayResync) expect((await machine.measure()).resyncReason, name).toBeNull()
+        await finish?.(machine, place)
+        await goOn(machine)
+        place.expectEqual(disks)
+        expect(await machine.verify(), name).toMatchObject({ equal: true })
+        await engine.close()
+        place.remove()
+      }
+    }, 600_000)
+  },
+)

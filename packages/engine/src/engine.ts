@@ -5,11 +5,10 @@
  * served in this process over the transport in memory; a network transport takes the same place.
  */
 
-import { basename, resolve } from 'node:path'
+import { resolve } from 'node:path'
 import { FolderReplica } from './apply/folder-replica.js'
 import { type Clock, systemClock } from './clock.js'
 import { SecondsiteError } from './errors.js'
-import { native } from './native/index.js'
 import { WorkerPool } from './pool/pool.js'
 import {
   type EventFilter,
@@ -19,22 +18,21 @@ import {
 } from './protection/events.js'
 import type { ConsistencyGroup } from './protection/consistency-group.js'
 import { Groups } from './protection/groups.js'
-import type { MachineContext } from './protection/machine-context.js'
+import type { MachineContext, OpenableDisk } from './protection/machine-context.js'
 import { type Policy, type PolicyInput, parsePolicy } from './protection/policy.js'
 import { ProtectedMachine } from './protection/protected-machine.js'
 import { withReplica } from './protection/replica-link.js'
 import { type Random, systemRandom } from './random.js'
+import { DiskStore } from './store/disk-store.js'
 import { ResyncStore } from './store/resync-store.js'
 import type { Disk, Machine } from './store/state-schema.js'
 import { StateStore } from './store/state-store.js'
+import { badRequest, type CheckedDisk, checkDisk, type DiskInput } from './track/disk-input.js'
 import { TrackedDisk } from './track/tracked-disk.js'
 import { hasTrackingFile, removeTrackingFiles } from './track/tracking-files.js'
 import type { Transport } from './transport/channel.js'
 import { MIB } from './units.js'
 import { primaryWork, replicaWork, type StepObserver } from './works.js'
-
-/** A disk to be protected: a path, or a path with a folder of its own for logs and tracking file. */
-export type DiskInput = string | { readonly path: string; readonly trackingDirectory?: string }
 
 /** What {@link Engine.enable} needs. */
 export interface EnableRequest {
@@ -76,9 +74,6 @@ export interface EngineOptions {
   /** Called with the name of each step just before it; a test ends the process there. */
   readonly step?: StepObserver
 }
-
-/** Logs, batches and images are named after the disk; a file system takes 255 bytes. */
-const DISK_NAME_BYTES_MAX = 200
 
 const NAME_RANGE = 'letters, digits, dot, dash, underscore, at most 64'
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/
@@ -159,13 +154,12 @@ export class Engine implements AsyncDisposable {
    */
   async enable(request: EnableRequest): Promise<ProtectedMachine> {
     const policy = parsePolicy(request.policy)
-    const disks = await this.#checkDisks(request)
+    const disks = checkRequest(request)
     const machineId = this.#random.uuid()
     const directory = resolve(request.replica.directory)
     const row = this.#machineRow(machineId, request.name, policy, directory)
-    const rows = disks.map(({ path, trackingDirectory, sizeBytes }, position) => {
-      const diskId = this.#random.uuid()
-      return { diskId, machineId, position, name: basename(path), path, trackingDirectory, sizeBytes }
+    const rows = disks.map((disk, position) => {
+      return { diskId: this.#random.uuid(), machineId, position, ...disk }
     })
     // A disk that is tracked by somebody else, now or before, keeps its files whatever fails here.
     const untracked = rows.filter(({ trackingDirectory, name }) => !hasTrackingFile(trackingDirectory, name))
@@ -238,37 +232,6 @@ export class Engine implements AsyncDisposable {
     await this.#store.close()
   }
 
-  async #checkDisks(
-    request: EnableRequest,
-  ): Promise<{ path: string; trackingDirectory: string; sizeBytes: number }[]> {
-    if (!NAME.test(request.name)) throw badRequest('name', request.name, NAME_RANGE)
-    if (request.disks.length === 0) throw badRequest('disks', '[]', 'at least one disk')
-    const disks = request.disks.map((input) => {
-      const { path, trackingDirectory } =
-        typeof input === 'string' ? { path: input, trackingDirectory: undefined } : input
-      const full = resolve(path)
-      return {
-        path: full,
-        trackingDirectory: resolve(trackingDirectory ?? resolve(full, '..')),
-        sizeBytes: native.probeDisk(full).sizeBytes,
-      }
-    })
-    for (const { path } of disks) refuseLongName(basename(path))
-    for (const [index, disk] of disks.entries()) this.#refuseTwice(disks.slice(0, index), disk)
-    return disks
-  }
-
-  #refuseTwice(others: readonly { readonly path: string }[], disk: { readonly path: string }): void {
-    for (const other of others) {
-      if (native.isSameDisk(other.path, disk.path)) {
-        const message = `${other.path} and ${disk.path} are the same disk`
-        throw new SecondsiteError('DISK_SAME', { message, details: { path: disk.path, other: other.path } })
-      }
-      if (basename(other.path) === basename(disk.path))
-        throw badRequest('disks', basename(disk.path), 'file names that differ')
-    }
-  }
-
   #machineRow(machineId: string, name: string, policy: Policy, directory: string) {
     return {
       machineId,
@@ -309,13 +272,15 @@ export class Engine implements AsyncDisposable {
     }
   }
 
+  #openDisk({ path, diskId, trackingDirectory }: OpenableDisk, policy: Policy): Promise<TrackedDisk> {
+    const options = { path, diskId, trackingDirectory, flushMode: policy.flushMode }
+    return TrackedDisk.open(options, this.#pool)
+  }
+
   async #openDisks(rows: readonly Disk[], policy: Policy): Promise<TrackedDisk[]> {
     const disks: TrackedDisk[] = []
     try {
-      for (const { path, diskId, trackingDirectory } of rows) {
-        const options = { path, diskId, trackingDirectory, flushMode: policy.flushMode }
-        disks.push(await TrackedDisk.open(options, this.#pool))
-      }
+      for (const row of rows) disks.push(await this.#openDisk(row, policy))
       return disks
     } catch (error) {
       for (const disk of disks) await disk.close()
@@ -350,10 +315,13 @@ export class Engine implements AsyncDisposable {
       name,
       diskPaths: disks.map(({ path }) => path),
       disks: [],
-      openDisks: () => this.#openDisks(disks, context.policy),
+      copies: new Map(),
+      openDisks: async () => this.#openDisks(await this.#store.disks(machineId), context.policy),
+      openDisk: (disk) => this.#openDisk(disk, context.policy),
       policy,
       group: null,
       store: this.#store,
+      members: new DiskStore(this.#store.db),
       resyncs: new ResyncStore(this.#store.db),
       events: this.#events,
       transport: this.#options.wrapTransport?.(transport) ?? transport,
@@ -382,15 +350,17 @@ export class Engine implements AsyncDisposable {
   }
 }
 
-function refuseLongName(name: string): void {
-  if (Buffer.byteLength(name) <= DISK_NAME_BYTES_MAX) return
-  throw badRequest('disks', name, `file names of at most ${DISK_NAME_BYTES_MAX} bytes`)
-}
-
-function badRequest(path: string, value: string, range: string): SecondsiteError {
-  const message = `${path} is ${JSON.stringify(value)}, must be ${range}`
-  return new SecondsiteError('OPTION_OUT_OF_RANGE', {
-    message,
-    details: { problems: [{ path, value, range }] },
-  })
+/** @throws {OPTION_OUT_OF_RANGE} and what {@link checkDisk} refuses */
+function checkRequest({ name, disks }: EnableRequest): CheckedDisk[] {
+  if (!NAME.test(name)) throw badRequest('name', name, NAME_RANGE)
+  if (disks.length === 0) throw badRequest('disks', '[]', 'at least one disk')
+  const checked: CheckedDisk[] = []
+  for (const disk of disks)
+    checked.push(
+      checkDisk(
+        disk,
+        checked.map(({ path }) => path),
+      ),
+    )
+  return checked
 }

@@ -5,7 +5,8 @@
 
 export type { Clock } from './clock.js'
 export { systemClock } from './clock.js'
-export type { DiskInput, EnableRequest, EngineOptions, GroupRequest } from './engine.js'
+export type { EnableRequest, EngineOptions, GroupRequest } from './engine.js'
+export type { DiskInput } from './track/disk-input.js'
 export { Engine } from './engine.js'
 export type { ErrorClass, ErrorCode, ErrorDetails, PlainError } from './errors.js'
 export { isSecondsiteError, SecondsiteError } from './errors.js'

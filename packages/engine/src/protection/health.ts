@@ -27,6 +27,8 @@ export interface HealthFacts {
   readonly rpoThresholdMinutes: number
   /** Why a resynchronization is owed; null when none is. */
   readonly resyncReason: string | null
+  /** Disks that the cuts do not hold for yet; default 0. */
+  readonly uncopiedDiskCount?: number
   /** Code of the error that keeps the primary from sending; null when it sends. */
   readonly errorCode: string | null
 }
@@ -140,7 +142,10 @@ function initialIncomplete(facts: HealthFacts): Finding | null {
     'InitialReplicationInProgress',
     'WaitingForInitialReplication',
   ] as const
-  return inState(facts, states, 'Warning', 'initial replication is not complete')
+  const count = facts.uncopiedDiskCount ?? 0
+  const joining = { health: 'Warning' as const, params: { count }, text: `${count} disks are being copied` }
+  const finding = inState(facts, states, 'Warning', 'initial replication is not complete')
+  return finding ?? (count > 0 ? joining : null)
 }
 
 function failedOver(facts: HealthFacts): Finding | null {

@@ -4,13 +4,16 @@
  *
  * Logs that pass the threshold meanwhile go to the changed map, as ever; the resynchronization that is then owed
  * follows the copy. A batch and how far it brings its disk are recorded together, so nothing is copied twice after a pause or a crash.
+ *
+ * A disk that joins a machine later is copied by the same batches, between the cycles. These bring the logs of all disks from
+ * the start, so the first cut behind its last batch holds for it as well.
  */
 
 import { join } from 'node:path'
 import { throwIfAborted } from '../errors.js'
-import type { Disk } from '../store/state-schema.js'
+import type { TrackedDisk } from '../track/tracked-disk.js'
 import { buildWithinRoom } from './batches.js'
-import { diskOf, type MachineContext } from './machine-context.js'
+import type { MachineContext } from './machine-context.js'
 import type { ProgressMeter } from './progress.js'
 import type { Conversation } from './replica-link.js'
 import { queueCut, queueShipment, shipQueue } from './shipping.js'
@@ -26,48 +29,64 @@ export async function runInitialReplication(
   meter: ProgressMeter,
   signal?: AbortSignal,
 ): Promise<void> {
-  await shipQueue(context, conversation, meter, signal)
-  for (const disk of await context.store.disks(context.machineId)) {
-    meter.resumed(disk.initialNextOffset)
-    await copyDisk(context, conversation, disk, meter, signal)
+  // The queue is empty after each batch, so nothing but logs of the guest's writes can be given up.
+  const afterBatch = async (): Promise<boolean> => {
+    await enforceThreshold(context)
+    return true
   }
+  await copyDisks(context, conversation, meter, { afterBatch, ...(signal ? { signal } : {}) })
   await queueCut(context, { isRebase: true })
   await shipQueue(context, conversation, meter, signal)
 }
 
-async function copyDisk(
+/** Options of {@link copyDisks}. */
+export interface CopyOptions {
+  readonly signal?: AbortSignal
+  /** Called when a batch is applied. @returns whether to go on with the next */
+  readonly afterBatch: () => Promise<boolean>
+}
+
+/** Copies what is not copied yet, disk after disk, batch after batch. */
+export async function copyDisks(
   context: MachineContext,
   conversation: Conversation,
-  disk: Disk,
   meter: ProgressMeter,
-  signal?: AbortSignal,
+  { signal, afterBatch }: CopyOptions,
 ): Promise<void> {
-  let offset = disk.initialNextOffset
-  while (offset < disk.sizeBytes) {
+  await shipQueue(context, conversation, meter, signal)
+  const begun = new Set<string>()
+  for (let next = await nextPlace(context); next !== undefined; next = await nextPlace(context)) {
     throwIfAborted(signal)
+    const { disk, offset } = next
+    if (!begun.has(disk.diskId)) meter.resumed(offset)
+    begun.add(disk.diskId)
     const nextOffset = await queueBatch(context, disk, offset)
     await shipQueue(context, conversation, meter, signal)
-    // The queue is empty here, so nothing but logs of the guest's writes can be given up.
-    await enforceThreshold(context)
     meter.done(nextOffset - offset, disk.name)
-    offset = nextOffset
+    if (!(await afterBatch())) return
   }
 }
 
+/** Where copying goes on; a disk that grows meanwhile is copied to its new end. */
+async function nextPlace(
+  context: MachineContext,
+): Promise<{ readonly disk: TrackedDisk; readonly offset: number } | undefined> {
+  for (const { diskId, initialNextOffset: offset } of await context.members.uncopied(context.machineId)) {
+    const disk = context.disks.find((one) => one.diskId === diskId)
+    if (disk && offset < disk.sizeBytes) return { disk, offset }
+  }
+  return undefined
+}
+
 /** Builds and records the next batch of a disk. @returns where the one after it begins */
-async function queueBatch(context: MachineContext, disk: Disk, offset: number): Promise<number> {
+async function queueBatch(context: MachineContext, disk: TrackedDisk, offset: number): Promise<number> {
   const { store, work } = context
   const { nextCycleNumber } = await store.machine(context.machineId)
   const path = join(disk.trackingDirectory, `${disk.name}.initial-${nextCycleNumber}.hrl`)
   const ranges = [{ offset, lengthBytes: disk.sizeBytes - offset }]
   await work.step('initial.before-batch')
-  const live = diskOf(context, disk.diskId)
-  const { log, nextOffset } = await buildWithinRoom(context, {
-    disk: live,
-    ranges,
-    path,
-    dataBytesMax: context.batchBytes,
-  })
+  const request = { disk, ranges, path, dataBytesMax: context.batchBytes }
+  const { log, nextOffset } = await buildWithinRoom(context, request)
   await work.step('initial.before-queueing')
   await queueShipment(context, 'initial', [{ diskId: disk.diskId, log }], {
     also: async (transaction) => {

@@ -10,6 +10,7 @@ import type { WhileFrozen } from '../quiesce/while-frozen.js'
 import type { Random } from '../random.js'
 import type { ByteRange } from '../ranges.js'
 import type { EncodeFrame } from '../ship/shipper.js'
+import type { DiskStore } from '../store/disk-store.js'
 import type { ResyncStore } from '../store/resync-store.js'
 import type { StateStore } from '../store/state-store.js'
 import type { NbdExport, NbdOptions } from '../track/nbd-export.js'
@@ -71,18 +72,33 @@ export interface GroupMembership {
   dueCycle(machineId: string, signal: AbortSignal): Promise<unknown>
 }
 
+/** What a disk is opened by. */
+export interface OpenableDisk {
+  readonly diskId: string
+  readonly path: string
+  readonly trackingDirectory: string
+}
+
+/** How far the first copy of a disk is: it is under way, or a cut behind it is still to be applied. */
+export type CopyState = 'copying' | 'closing'
+
 export interface MachineContext {
   readonly machineId: string
   readonly name: string
-  readonly diskPaths: readonly string[]
+  diskPaths: readonly string[]
   /** Empty while they cannot be opened. */
   disks: readonly TrackedDisk[]
   /** Opens all of them, or none. */
   openDisks(): Promise<readonly TrackedDisk[]>
+  /** Opens a disk that was not among them. */
+  openDisk(disk: OpenableDisk): Promise<TrackedDisk>
+  /** Disks whose first copy is not behind them, by their ids; no cut holds for them yet. */
+  readonly copies: Map<string, CopyState>
   policy: Policy
   /** Null for a machine by itself. */
   group: GroupMembership | null
   readonly store: StateStore
+  readonly members: DiskStore
   readonly resyncs: ResyncStore
   readonly events: EventLog
   readonly transport: Transport

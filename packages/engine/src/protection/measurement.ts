@@ -6,7 +6,7 @@ import type { ReplicationHealth, ReplicationState } from '../states.js'
 import type { Machine } from '../store/state-schema.js'
 import type { TrackedDisk } from '../track/tracked-disk.js'
 import { assessHealth, type HealthReport } from './health.js'
-import type { MachineContext } from './machine-context.js'
+import type { CopyState, MachineContext } from './machine-context.js'
 import type { Monitor, RpoSpread } from './monitor.js'
 import type { Progress } from './progress.js'
 import type { CycleReport } from './replication-work.js'
@@ -55,6 +55,8 @@ export interface DiskMeasurement {
   readonly thresholdPercent: number
   readonly mode: 'logging' | 'map'
   readonly changedBytes: number
+  /** Its first copy: under way, done but for a cut behind it, or behind it, so that the cuts of the machine hold for it. */
+  readonly copyState: CopyState | 'copied'
   /** Longest time a cut held writes, in nanoseconds. */
   readonly holdNsMax: number
 }
@@ -79,6 +81,7 @@ export function measure(
     replicationFrequencySeconds: context.policy.replicationFrequencySeconds,
     rpoThresholdMinutes: context.policy.rpoThresholdMinutes,
     resyncReason: row.resyncReason,
+    uncopiedDiskCount: context.copies.size,
     errorCode: error?.code ?? null,
   })
   return {
@@ -114,6 +117,7 @@ function measureDisk(context: MachineContext, disk: TrackedDisk): DiskMeasuremen
     thresholdPercent: context.policy.resyncThresholdPercent,
     mode: status.mode,
     changedBytes: status.changedBytes,
+    copyState: context.copies.get(disk.diskId) ?? 'copied',
     holdNsMax: status.maxHoldNs,
   }
 }

@@ -10,6 +10,7 @@
 import { asSecondsiteError, type SecondsiteError } from '../errors.js'
 import type { ReplicationState } from '../states.js'
 import type { Machine } from '../store/state-schema.js'
+import type { DiskInput } from '../track/disk-input.js'
 import type { NbdExport, NbdOptions } from '../track/nbd-export.js'
 import type { DiskRecovery, TrackedDisk } from '../track/tracked-disk.js'
 import { removeTrackingFiles } from '../track/tracking-files.js'
@@ -18,6 +19,7 @@ import { Jobs } from './jobs.js'
 import type { MachineContext } from './machine-context.js'
 import { MachineRecord } from './machine-record.js'
 import type { Trigger } from './machine.js'
+import { addDisk, finishLeaving, isCopying, noteCopies, removeDisk } from './membership.js'
 import { Monitor } from './monitor.js'
 import { type Measurement, measure } from './measurement.js'
 import { type Policy, type PolicyInput, parsePolicy } from './policy.js'
@@ -36,6 +38,18 @@ export interface ResynchronizeOptions extends JobOptions {
   /** Unix milliseconds at which to begin, at most 7 days ahead; default now. */
   readonly startTimeMs?: number
 }
+
+/** States in which disks may join and leave. */
+const OPEN_FOR_DISKS: readonly ReplicationState[] = [
+  'ReadyForInitialReplication',
+  'InitialReplicationInProgress',
+  'Replicating',
+  'Suspended',
+  'Error',
+  'WaitingForStartResynchronize',
+  'Resynchronizing',
+  'ResynchronizeSuspended',
+]
 
 /** States in which logs grow and no job looks at them. */
 const WATCHED: readonly ReplicationState[] = ['Replicating', 'Suspended', 'Error']
@@ -65,6 +79,8 @@ export class ProtectedMachine {
       state: () => record.state,
       row: () => record.row,
       cycle: (signal) => context.group?.dueCycle(context.machineId, signal) ?? this.#work.cycle({ signal }),
+      isCopying: () => isCopying(context),
+      copy: (signal, mayGoOn) => this.#work.copy({ signal }, mayGoOn),
       initial: (signal) => this.#work.initial({ signal }),
       resync: (signal) => this.#work.dueResync(signal),
       setRetry: (retryAttempt, retryAtMs) => record.set({ retryAttempt, retryAtMs }),
@@ -266,6 +282,39 @@ export class ProtectedMachine {
     for (const disk of this.#context.disks) if (await disk.grow()) await this.#noteSize(disk)
   }
 
+  /**
+   * Tracks one more disk from here on. Its first copy begins by itself while the state is Replicating, between the cycles, which
+   * go on for all disks; cuts and {@link verify} hold for it from the first cycle behind that copy on.
+   *
+   * It is not part of an export that is there already: export it alone, or all of them anew.
+   * @throws {INVALID_STATE, MACHINE_EXISTS, OPTION_OUT_OF_RANGE} and, of the disk, the codes of {@link Engine.enable}; nothing has
+   *   changed
+   */
+  async addDisk(input: DiskInput): Promise<TrackedDisk> {
+    this.#requireDisks()
+    this.#record.require(OPEN_FOR_DISKS, 'addDisk')
+    const disk = await addDisk(this.#context, input, () => this.#jobs.isClosed)
+    const { name, path, sizeBytes } = disk
+    await this.#context.events.raise(this.#context, 'diskAdded', { disk: name, path, sizeBytes })
+    if (this.state === 'Replicating') this.#scheduler.arm()
+    return disk
+  }
+
+  /**
+   * Ends the protection of one disk: its exports end, tracking stops, logs and tracking file go; its replica stays as it is. A job
+   * at work is ended softly first, and goes on without it.
+   * @throws {INVALID_STATE}
+   * @throws {OPTION_OUT_OF_RANGE} when the machine has no disk of that name, or no other; nothing has changed
+   */
+  async removeDisk(name: string): Promise<void> {
+    this.#requireDisks()
+    this.#record.require(OPEN_FOR_DISKS, 'removeDisk')
+    await this.#jobs.stop()
+    await this.#jobs.run(undefined, () => removeDisk(this.#context, name))
+    await this.#context.events.raise(this.#context, 'diskRemoved', { disk: name })
+    this.#scheduler.arm()
+  }
+
   /** Sets the counters of {@link measure} to zero. */
   async resetStatistics(): Promise<void> {
     await this.#monitor.reset()
@@ -301,6 +350,7 @@ export class ProtectedMachine {
   }
 
   async #open(): Promise<void> {
+    await finishLeaving(this.#context)
     this.#context.disks = await this.#context.openDisks()
     try {
       await this.#noticeLostTracking()
@@ -319,14 +369,16 @@ export class ProtectedMachine {
    */
   async #noticeLostTracking(): Promise<void> {
     const rows = await this.#context.store.disks(this.id)
-    const isCopied = this.#record.isInitialReplicationDone || rows.some((row) => row.initialNextOffset > 0)
-    if (!isCopied) return
-    const lost = this.#context.disks.filter(({ recovery }) => recovery.kind === 'created')
+    const begun = rows.filter((row) => row.isInitialDone === 1 || row.initialNextOffset > 0)
+    const lost = this.#context.disks.filter(
+      ({ diskId, recovery }) => recovery.kind === 'created' && begun.some((row) => row.diskId === diskId),
+    )
     for (const disk of lost) await disk.requireResync('LOG_DAMAGED', true)
   }
 
   /** What a crash left between disks and queue is settled before anything is due. */
   async #begin(): Promise<void> {
+    await noteCopies(this.#context)
     await reconcile(this.#context)
     for (const { name, recovery } of this.#context.disks) await this.#noteRecovery(name, recovery)
     const rows = await this.#context.store.disks(this.id)

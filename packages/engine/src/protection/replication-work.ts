@@ -9,9 +9,10 @@ import { asSecondsiteError, type SecondsiteError, throwIfAborted } from '../erro
 import type { QuiesceReport } from '../quiesce/quiesce.js'
 import type { PointKind } from '../states.js'
 import type { CutBarrier } from './group-barrier.js'
-import { runInitialReplication } from './initial-replication.js'
+import { copyDisks, runInitialReplication } from './initial-replication.js'
 import type { MachineContext } from './machine-context.js'
 import type { MachineRecord } from './machine-record.js'
+import { closeCopies, copiedDisks, noteCopies } from './membership.js'
 import type { Monitor } from './monitor.js'
 import { type Progress, type ProgressListener, ProgressMeter, type ProgressPhase } from './progress.js'
 import { QuiescedCuts } from './quiesced-cuts.js'
@@ -21,6 +22,7 @@ import { crashConsistentCut, dropQueuedLogs, type MakeCut, queueCut, shipQueue }
 import { missedCycles } from './statistics.js'
 import { enforceThreshold } from './threshold.js'
 import { SECOND_MS } from '../units.js'
+import type { TrackedDisk } from '../track/tracked-disk.js'
 import { runVerify, type VerifyReport } from './verification.js'
 
 /** A cycle that begins this share of its interval late still counts as in time. */
@@ -101,10 +103,11 @@ export class ReplicationWork {
 
   async initial(job: JobOptions): Promise<void> {
     const context = this.#context
-    const meter = this.#meter('initial-replication', this.#totalSize(), job)
+    const meter = this.#meter('initial-replication', totalSize(context.disks), job)
     await this.#run(job, (conversation, signal) =>
       runInitialReplication(context, conversation, meter, signal),
     )
+    await closeCopies(context)
     await this.#record.transit('initialReplicationComplete', {}, { isInitialReplicationDone: 1 })
     await this.noticeOwedResync()
     this.#later.arm()
@@ -118,6 +121,21 @@ export class ReplicationWork {
   /** @throws {QUIESCE_NOT_CONFIGURED} when the policy has no hook */
   requireQuiesce(): void {
     this.#quiesced.require()
+  }
+
+  /**
+   * Copies disks that joined the machine, batch after batch, as long as nothing else is due; the next cycle closes it.
+   * @param mayGoOn - asked after each batch
+   */
+  async copy(job: JobOptions, mayGoOn: () => boolean): Promise<void> {
+    const context = this.#context
+    const joining = context.disks.filter((disk) => context.copies.get(disk.diskId) === 'copying')
+    const meter = this.#meter('initial-replication', totalSize(joining), job)
+    const afterBatch = (): Promise<boolean> => Promise.resolve(mayGoOn())
+    await this.#run(job, (conversation, signal) =>
+      copyDisks(context, conversation, meter, { afterBatch, ...(signal ? { signal } : {}) }),
+    )
+    await noteCopies(context)
   }
 
   async cycle(job: BarrierOptions): Promise<CycleReport> {
@@ -137,6 +155,7 @@ export class ReplicationWork {
       shipQueue(context, conversation, meter, signal),
     )
     const durationMs = context.clock.nowMs() - startedMs
+    await this.#tellCopied()
     await this.#countArrival(startedMs, shownMs, totals.sentBytes)
     meter.done(pendingBytes)
     const { cutTimeMs, pointKind, shipmentCount, rawBytes, sentBytes } = totals
@@ -170,6 +189,7 @@ export class ReplicationWork {
       const differentBytes = comparedBytes - equalBytes
       return { reason, comparedBytes, equalBytes, differentBytes, sentBytes: meter.transferredBytes }
     })
+    await this.#tellCopied()
     const settled = { resyncReason: null, resyncStartMs: null, isInitialReplicationDone: 1 }
     await this.#record.transit('resyncComplete', {}, settled)
     this.#cycleStartedMs = undefined
@@ -188,7 +208,7 @@ export class ReplicationWork {
   }
 
   async verify(job: JobOptions): Promise<VerifyReport> {
-    const meter = this.#meter('verify', this.#totalSize(), job)
+    const meter = this.#meter('verify', totalSize(copiedDisks(this.#context)), job)
     return this.#run(job, (conversation, signal) => runVerify(this.#context, conversation, meter, signal))
   }
 
@@ -314,9 +334,15 @@ export class ReplicationWork {
     })
   }
 
-  #totalSize(): number {
-    return this.#context.disks.reduce((total, disk) => total + disk.sizeBytes, 0)
+  /** The cuts of the machine hold for disks that joined it, now that one behind their copies is applied. */
+  async #tellCopied(): Promise<void> {
+    for (const disk of await closeCopies(this.#context))
+      await this.#context.events.raise(this.#context, 'diskCopied', { disk })
   }
+}
+
+function totalSize(disks: readonly TrackedDisk[]): number {
+  return disks.reduce((total, disk) => total + disk.sizeBytes, 0)
 }
 
 /** What says that a log is not what it was when it was sealed, or is gone; sending it again cannot help. */

@@ -4,7 +4,8 @@
  *
  * Tracking goes on throughout. The pass begins at an exact cut: what is not in a log since then is a candidate, and what is
  * read later than that is corrected by the log that the closing cut ships. Batches are held by the replica until then,
- * so its image stays at its newest consistent point. How far each disk is, is recorded with the batch that brings it
+ * so its image stays at its newest consistent point. A disk whose first copy is not behind it is a candidate as a whole:
+ * the pass is its copy. How far each disk is, is recorded with the batch that brings it
  * there; a pause, a cancel or a crash continues at that place with the same seed.
  */
 
@@ -19,6 +20,7 @@ import { message } from '../transport/messages.js'
 import { buildWithinRoom } from './batches.js'
 import { compareSides } from './comparison.js'
 import type { MachineContext } from './machine-context.js'
+import { noteCopies } from './membership.js'
 import type { ProgressMeter } from './progress.js'
 import type { Conversation } from './replica-link.js'
 import { queueCut, queueShipment, shipQueue } from './shipping.js'
@@ -50,6 +52,9 @@ export async function beginResync(
     return open
   }
   await context.work.step('resync.before-begin')
+  const uncopied = [...context.copies.keys()]
+  for (const disk of context.disks)
+    if (uncopied.includes(disk.diskId)) await disk.requireResync('ASKED_FOR', true)
   for (const disk of context.disks) await disk.beginResync()
   await context.work.step('resync.before-discard')
   await discardHeld(conversation)
@@ -62,7 +67,9 @@ export async function beginResync(
   }
   const seed = Buffer.from(context.random.bytes(8)).toString('hex')
   const row = { ...pass, seed, chunkBytes, digest, startedMs: context.clock.nowMs(), endedMs: null }
-  return context.resyncs.addResync(row)
+  const begun = await context.resyncs.addResync(row, uncopied)
+  await noteCopies(context)
+  return begun
 }
 
 /** A log that failed since a pass began left writes that neither its candidates nor a log know: it cannot go on. */

@@ -21,6 +21,9 @@ export interface Scheduled {
   state(): ReplicationState
   row(): Machine
   cycle(signal: AbortSignal): Promise<unknown>
+  /** Whether disks that joined the machine are to be copied, between the cycles. */
+  isCopying(): boolean
+  copy(signal: AbortSignal, mayGoOn: () => boolean): Promise<void>
   initial(signal: AbortSignal): Promise<void>
   resync(signal: AbortSignal): Promise<unknown>
   /** Remembers when the next attempt of a series comes. */
@@ -29,11 +32,10 @@ export interface Scheduled {
   watch(): Promise<void>
 }
 
-/** How much later a due cycle is tried that found another job at work. */
-const BUSY_MS = SECOND_MS
-
 /** How often the machine is looked at between two cycles, whatever keeps these from running. */
 const WATCH_MS = 5 * SECOND_MS
+/** What is due while a job of somebody else is at work is tried again after this time. */
+const BUSY_WAIT_MS = SECOND_MS
 
 export class Scheduler {
   readonly #context: MachineContext
@@ -107,9 +109,12 @@ export class Scheduler {
     this.#cancel = undefined
   }
 
-  #set(waitMs: number): void {
+  /** @param state - the only one in which it is still due then; default any */
+  #set(waitMs: number, state?: ReplicationState): void {
     this.#unset()
-    this.#cancel = this.#context.clock.setTimer(Math.max(0, waitMs), () => void this.#due())
+    this.#cancel = this.#context.clock.setTimer(Math.max(0, waitMs), () => {
+      if (state === undefined || state === this.#machine.state()) void this.#due()
+    })
   }
 
   #waitMs(): number | undefined {
@@ -118,7 +123,7 @@ export class Scheduler {
     const attemptMs = retryAtMs === null ? undefined : Math.min(retryAtMs - nowMs, RETRY_WAIT_MS_MAX)
     switch (this.#machine.state()) {
       case 'Replicating':
-        return attemptMs ?? this.#cycleWaitMs(nowMs)
+        return attemptMs ?? (this.#machine.isCopying() ? 0 : this.#cycleWaitMs(nowMs))
       case 'InitialReplicationInProgress':
       case 'Resynchronizing':
         return this.#jobs.isBusy ? undefined : (attemptMs ?? 0)
@@ -131,8 +136,9 @@ export class Scheduler {
 
   #cycleWaitMs(nowMs: number): number {
     const intervalMs = this.#context.policy.replicationFrequencySeconds * SECOND_MS
+    this.#cycleStartedMs ??= nowMs
     // A clock that was set back makes no cycle wait for longer than that.
-    return Math.min((this.#cycleStartedMs ?? nowMs) + intervalMs - nowMs, intervalMs)
+    return Math.min(this.#cycleStartedMs + intervalMs - nowMs, intervalMs)
   }
 
   #resyncWaitMs(nowMs: number): number | undefined {
@@ -143,11 +149,15 @@ export class Scheduler {
     return window.immediately ? 0 : nextWindowOpenMs(window, nowMs) - nowMs
   }
 
+  /** A cycle that found somebody else at work is not forgotten; in other states whoever is at work sets what is due. */
+  #dueLater(): void {
+    if (this.#machine.state() === 'Replicating') this.#set(BUSY_WAIT_MS, 'Replicating')
+  }
+
   /** Failures were remembered and counted by the machine, which also asked for the retry: nothing is lost here. */
   async #due(): Promise<void> {
     if (!this.#isArmed) return
-    // A job that somebody asked for is no reason to forget a cycle; after those of other states the work itself arms.
-    if (this.#jobs.isBusy) return this.#machine.state() === 'Replicating' ? this.#set(BUSY_MS) : undefined
+    if (this.#jobs.isBusy) return this.#dueLater()
     try {
       await this.#jobs.run(undefined, (signal) => this.#work(signal))
       if (this.#isArmed) this.arm()
@@ -159,14 +169,22 @@ export class Scheduler {
   async #work(signal: AbortSignal): Promise<void> {
     switch (this.#machine.state()) {
       case 'Replicating':
-        this.#cycleStartedMs = this.#context.clock.nowMs()
-        await this.#machine.cycle(signal)
-        return
+        return this.#cycleOrCopy(signal)
       case 'InitialReplicationInProgress':
         return this.#machine.initial(signal)
       case 'WaitingForStartResynchronize':
       case 'Resynchronizing':
         await this.#machine.resync(signal)
     }
+  }
+
+  /** Copying fills the time between two cycles, and gives way to whoever waits. */
+  async #cycleOrCopy(signal: AbortSignal): Promise<void> {
+    const isCycleDue = (): boolean => this.#cycleWaitMs(this.#context.clock.nowMs()) <= 0
+    const isRetry = this.#machine.row().retryAtMs !== null
+    if (this.#machine.isCopying() && !isRetry && !isCycleDue())
+      return this.#machine.copy(signal, () => !isCycleDue() && !this.#jobs.hasWaiting)
+    this.#cycleStartedMs = this.#context.clock.nowMs()
+    await this.#machine.cycle(signal)
   }
 }

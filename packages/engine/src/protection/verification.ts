@@ -10,6 +10,7 @@ import { windowsOf } from '../resync/compare.js'
 import type { TrackedDisk } from '../track/tracked-disk.js'
 import { compareSides, type Comparison } from './comparison.js'
 import type { MachineContext } from './machine-context.js'
+import { copiedDisks } from './membership.js'
 import type { ProgressMeter } from './progress.js'
 import type { Conversation } from './replica-link.js'
 import { queueCut, shipQueue } from './shipping.js'
@@ -52,7 +53,7 @@ interface Looked {
   readonly replicaDigest: string
 }
 
-/** Compares all disks of a machine with their replicas. */
+/** Compares all disks of a machine that its cuts hold for with their replicas. */
 export async function runVerify(
   context: MachineContext,
   conversation: Conversation,
@@ -62,7 +63,8 @@ export async function runVerify(
   await queueCut(context)
   await shipQueue(context, conversation, meter, signal)
   const looked: Looked[] = []
-  for (const disk of context.disks) looked.push(await firstLook(context, conversation, disk, meter, signal))
+  for (const disk of copiedDisks(context))
+    looked.push(await firstLook(context, conversation, disk, meter, signal))
   for (let look = 1; look < LOOKS_MAX && looked.some((one) => one.unsettled.length > 0); look += 1) {
     await queueCut(context)
     await shipQueue(context, conversation, meter, signal)

@@ -80,6 +80,25 @@ describe('a replica store', () => {
     })
   })
 
+  it('takes disks that join those it has, under a name that is free', async () => {
+    const [first] = claim.disks
+    const joining = { ...os, diskId: 'd2', name: 'data', imagePath: join(directory, 'data.raw') }
+    const namesake = { ...os, diskId: '0123456789', imagePath: join(directory, 'os.raw') }
+    await store.claim({ ...claim, disks: [first ?? os, joining, namesake] })
+    const rows = (await store.disks()).map(({ diskId, name, isImageCreated }) => [
+      diskId,
+      name,
+      isImageCreated,
+    ])
+    expect(rows).toEqual([
+      ['d2', 'data', 0],
+      [os.diskId, os.name, 0],
+      ['0123456789', `${os.name}-01234567`, 0],
+    ])
+    await store.claim({ ...claim, disks: [namesake] })
+    expect(await store.disks()).toHaveLength(3)
+  })
+
   it.each([
     ['another disk', { ...os, diskId: 'd2', name: 'other' }],
     ['a disk that has shrunk', { ...os, sizeBytes: os.sizeBytes - 512 }],

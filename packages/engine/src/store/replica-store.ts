@@ -6,7 +6,7 @@
  * with the rows it speaks of.
  */
 
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { type Kysely, sql, type Transaction } from 'kysely'
 import type { Clock } from '../clock.js'
 import { SecondsiteError } from '../errors.js'
@@ -115,8 +115,8 @@ export class ReplicaStore implements AsyncDisposable {
   }
 
   /**
-   * Takes the store for a relationship, or confirms that it is its own; a higher fencing number and the size of a disk that has
-   * grown are remembered.
+   * Takes the store for a relationship, or confirms that it is its own; a higher fencing number, the size of a disk that has
+   * grown, and disks that have joined the others are remembered.
    * @throws {STORE_FOREIGN} when it belongs to another relationship or disk, or to a larger one
    * @throws {FENCED} when a primary with a higher fencing number has been here
    */
@@ -125,7 +125,11 @@ export class ReplicaStore implements AsyncDisposable {
       const identity = await transaction.selectFrom('identity').selectAll().executeTakeFirst()
       if (identity === undefined) return this.#take(transaction, claim)
       this.#checkOwner(identity, claim)
-      checkDisks(this.directory, await transaction.selectFrom('disks').selectAll().execute(), claim)
+      const held = await transaction.selectFrom('disks').selectAll().execute()
+      checkDisks(this.directory, held, claim)
+      const joining = claim.disks.filter(({ diskId }) => held.every((disk) => disk.diskId !== diskId))
+      for (const disk of joining)
+        await transaction.insertInto('disks').values(withFreeName(disk, held)).execute()
       for (const { diskId, sizeBytes } of claim.disks) {
         await transaction.updateTable('disks').set({ sizeBytes }).where('diskId', '=', diskId).execute()
       }
@@ -336,14 +340,23 @@ export class ReplicaStore implements AsyncDisposable {
   }
 }
 
+/** Disks may join those that are here; when none of these is left, it is another machine's disks. */
 function checkDisks(directory: string, held: readonly ReplicaDisk[], claim: Claim): void {
+  const isKnown = claim.disks.some(({ diskId }) => held.some((disk) => disk.diskId === diskId))
   for (const { diskId, name, sizeBytes } of claim.disks) {
     const own = held.find((disk) => disk.diskId === diskId)
-    if (own && own.sizeBytes <= sizeBytes) continue
+    if (own ? own.sizeBytes <= sizeBytes : isKnown) continue
     const reason =
       own === undefined ? `it has no disk ${diskId}` : `its disk has ${own.sizeBytes} bytes, not ${sizeBytes}`
     throw foreign(directory, reason, { machine: claim.machine, disk: name, diskId })
   }
+}
+
+/** The image of a disk that has left keeps its name, and what joins under it gets another. */
+function withFreeName(disk: NewReplicaDisk, held: readonly ReplicaDisk[]): NewReplicaDisk {
+  if (held.every(({ name }) => name !== disk.name)) return disk
+  const name = `${disk.name}-${disk.diskId.slice(0, 8)}`
+  return { ...disk, name, imagePath: join(dirname(disk.imagePath), `${name}.raw`) }
 }
 
 function foreign(directory: string, reason: string, details: Record<string, string>): SecondsiteError {

@@ -35,9 +35,10 @@ export class ResyncStore {
 
   /**
    * Records a new pass. What was queued before is superseded: its ranges are candidates of the pass, so the queue and
-   * every earlier pass end in the same transaction.
+   * every earlier pass end in the same transaction. Disks that were not copied are candidates as a whole, so the pass is
+   * their first copy.
    */
-  async addResync(row: NewResync): Promise<Resync> {
+  async addResync(row: NewResync, uncopied: readonly string[] = []): Promise<Resync> {
     const { machineId, resyncId } = row
     await this.#db.transaction().execute(async (transaction) => {
       await transaction
@@ -47,6 +48,10 @@ export class ResyncStore {
         .execute()
       await dropQueue(transaction, machineId)
       await transaction.insertInto('resyncs').values(row).execute()
+      for (const diskId of uncopied) {
+        const copied = transaction.updateTable('disks').where('diskId', '=', diskId)
+        await copied.set((disk) => ({ initialNextOffset: disk.ref('sizeBytes') })).execute()
+      }
     })
     return this.resync(resyncId)
   }

@@ -69,7 +69,10 @@ export interface DiskTable {
   trackingDirectory: string
   sizeBytes: number
   initialNextOffset: Generated<number>
+  /** 1 once a cut that follows its first copy is applied: from then on the cuts of the machine hold for it. */
   isInitialDone: Generated<number>
+  /** 1 while it is being removed: it is no part of the machine any more, and its files go. */
+  isLeaving: Generated<number>
 }
 
 /** A sealed log that the replica does not hold in full yet. */
@@ -290,9 +293,15 @@ CREATE TABLE "groupMembers" (
   PRIMARY KEY ("groupId", "machineId")) STRICT;
 `
 
+const VERSION_5 = `
+ALTER TABLE "disks" ADD COLUMN ${flag('isLeaving')};
+UPDATE "disks" SET "isInitialDone" = 1 WHERE "machineId" IN (
+  SELECT "machineId" FROM "machines" WHERE "isInitialReplicationDone" = 1);
+`
+
 /** The state database: "SSst". */
 export const STATE_DATABASE: DatabaseKind = {
   name: 'state database',
   applicationId: 0x53537374,
-  migrations: [VERSION_1, VERSION_2, VERSION_3, VERSION_4],
+  migrations: [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5],
 }

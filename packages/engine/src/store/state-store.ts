@@ -118,12 +118,13 @@ export class StateStore implements AsyncDisposable {
     return this.db.selectFrom('machines').selectAll().where('name', '=', name).executeTakeFirst()
   }
 
-  /** The disks of a machine in their order. */
+  /** The disks of a machine in their order, without those that are being removed. */
   disks(machineId: string): Promise<Disk[]> {
     return this.db
       .selectFrom('disks')
       .selectAll()
       .where('machineId', '=', machineId)
+      .where('isLeaving', '=', 0)
       .orderBy('position')
       .execute()
   }
@@ -280,13 +281,13 @@ export class StateStore implements AsyncDisposable {
       if (numUpdatedRows === 0n) return
       await setLogState(transaction, machineId, cycleNumber, 'applied')
       const own = transaction.selectFrom('cycles').where('machineId', '=', machineId)
-      const { cutTimeMs, pointKind } = await own
-        .select(['cutTimeMs', 'pointKind'])
+      const { cutTimeMs, pointKind, kind } = await own
+        .select(['cutTimeMs', 'pointKind', 'kind'])
         .where('cycleNumber', '=', cycleNumber)
         .executeTakeFirstOrThrow()
       await transaction
         .updateTable('machines')
-        .set({ lastAppliedMs: nowMs, lastAppliedCutMs: cutTimeMs, ...quiescedAt(pointKind, cutTimeMs) })
+        .set({ lastAppliedMs: nowMs, ...(kind === 'delta' ? cutApplied(pointKind, cutTimeMs) : {}) })
         .where('machineId', '=', machineId)
         .execute()
       const older = transaction.deleteFrom('cycles').where('machineId', '=', machineId)
@@ -371,9 +372,10 @@ async function compareAndSet(transaction: Transaction<StateSchema>, change: Stat
   })
 }
 
-async function refuseTaken(
+/** @throws {MACHINE_EXISTS} when a machine of that name, or a disk of those paths, is protected already */
+export async function refuseTaken(
   transaction: Transaction<StateSchema>,
-  machine: NewMachine,
+  machine: { readonly name: string },
   disks: readonly NewDisk[],
 ): Promise<void> {
   const paths = disks.map((disk) => disk.path)
@@ -421,6 +423,11 @@ function notFound(machineId: string): never {
   })
 }
 
-function quiescedAt(kind: PointKind, cutTimeMs: number): { lastApplicationConsistentCutMs?: number } {
-  return kind === 'application-consistent' ? { lastApplicationConsistentCutMs: cutTimeMs } : {}
+/** What the images show. Batches of a disk that joins leave the others at the cut where they were. */
+function cutApplied(
+  kind: PointKind,
+  cutTimeMs: number,
+): { lastAppliedCutMs: number; lastApplicationConsistentCutMs?: number } {
+  const quiesced = kind === 'application-consistent' ? { lastApplicationConsistentCutMs: cutTimeMs } : {}
+  return { lastAppliedCutMs: cutTimeMs, ...quiesced }
 }

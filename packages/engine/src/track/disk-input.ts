@@ -1,0 +1,56 @@
+/**
+ * Disks as somebody names them, checked before anything is done with them.
+ */
+
+import { basename, dirname, resolve } from 'node:path'
+import { SecondsiteError } from '../errors.js'
+import { native } from '../native/index.js'
+
+/** A disk to be protected: a path, or a path with a folder of its own for logs and tracking file. */
+export type DiskInput = string | { readonly path: string; readonly trackingDirectory?: string }
+
+/** A disk that is there and may be protected; paths are absolute. */
+export interface CheckedDisk {
+  readonly name: string
+  readonly path: string
+  readonly trackingDirectory: string
+  readonly sizeBytes: number
+}
+
+/** Logs, batches and images are named after the disk; a file system takes 255 bytes. */
+const DISK_NAME_BYTES_MAX = 200
+
+/**
+ * Looks at a disk that is to be protected beside others of its machine.
+ * @throws {OPTION_OUT_OF_RANGE, DISK_NOT_FOUND, DISK_NOT_A_DISK, DISK_EMPTY, DISK_SIZE_UNALIGNED, DISK_SAME}
+ */
+export function checkDisk(input: DiskInput, otherPaths: readonly string[]): CheckedDisk {
+  const given = typeof input === 'string' ? { path: input } : input
+  const path = resolve(given.path)
+  const name = basename(path)
+  const { sizeBytes } = native.probeDisk(path)
+  if (Buffer.byteLength(name) > DISK_NAME_BYTES_MAX)
+    throw badRequest('disks', name, `file names of at most ${DISK_NAME_BYTES_MAX} bytes`)
+  for (const other of otherPaths) refuseTwice(other, path)
+  const trackingDirectory = resolve(
+    ('trackingDirectory' in given && given.trackingDirectory) || dirname(path),
+  )
+  return { name, path, trackingDirectory, sizeBytes }
+}
+
+function refuseTwice(other: string, path: string): void {
+  if (native.isSameDisk(other, path)) {
+    const message = `${other} and ${path} are the same disk`
+    throw new SecondsiteError('DISK_SAME', { message, details: { path, other } })
+  }
+  if (basename(other) === basename(path)) throw badRequest('disks', basename(path), 'file names that differ')
+}
+
+/** OPTION_OUT_OF_RANGE for one option. */
+export function badRequest(path: string, value: string, range: string): SecondsiteError {
+  const message = `${path} is ${JSON.stringify(value)}, must be ${range}`
+  return new SecondsiteError('OPTION_OUT_OF_RANGE', {
+    message,
+    details: { problems: [{ path, value, range }] },
+  })
+}
