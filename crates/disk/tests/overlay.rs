@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use recovery_common::{Change, GO_ON, Random, bytes_of, first_difference, log_of, open_view, undo_options};
-use secondsite_disk::faults::{MemoryDevice, PowerLossDevice};
+use secondsite_disk::faults::{Fault, FaultDevice, MemoryDevice, Operation, PowerLossDevice};
 use secondsite_disk::{
     BlockDevice, Extent, ExtentKind, FileDevice, Overlay, OverlayOptions, OverlayState, PointView, Result,
     Work, apply_logs, extents, save_undo,
@@ -23,7 +23,7 @@ const SECTORS: u64 = 411; // No whole number of blocks.
 const SIZE: u64 = SECTORS * 512;
 
 fn options(boot: u64) -> OverlayOptions {
-    OverlayOptions { boot_id: boot.to_string(), base: 7 }
+    OverlayOptions { settle_flush_bytes: 32 << 10, ..OverlayOptions::new(boot.to_string(), 7) }
 }
 
 fn no_image() -> Result<Arc<dyn BlockDevice>> {
@@ -424,4 +424,33 @@ fn an_image_whose_points_are_read_by_others_is_not_settled() {
     drop(other);
     overlay.settle(image.clone(), Some(&view), &Work::default()).unwrap();
     assert_eq!(bytes_of(&*image), point_1);
+}
+
+#[test]
+fn a_flush_that_failed_once_never_succeeds() {
+    let below: Arc<dyn BlockDevice> = Arc::new(MemoryDevice::new("base", SIZE));
+    let fault = Fault::new(Operation::Flush);
+    let data = Arc::new(FaultDevice::new(Arc::new(MemoryDevice::new("data", SIZE))));
+    data.arm(fault);
+    let map = Arc::new(MemoryLogFile::new("map"));
+    let overlay = Overlay::over(below, data, map, &options(1), None).unwrap();
+    overlay.write_at(0, &[1; 512]).unwrap();
+    for _ in 0..2 {
+        assert_eq!(overlay.flush().unwrap_err().code(), "DISK_SYNC_FAILED");
+    }
+}
+
+#[test]
+fn a_write_whose_state_cannot_be_written_fails_and_the_block_stays_as_it_was() {
+    let below: Arc<dyn BlockDevice> = Arc::new(MemoryDevice::new("base", SIZE));
+    below.write_at(0, &[7; 8192]).unwrap();
+    let data = Arc::new(MemoryDevice::new("data", SIZE));
+    let map = Arc::new(MemoryLogFile::new("map"));
+    let overlay = Overlay::over(below, data, map.clone(), &options(1), None).unwrap();
+    map.fail_writes_after(Some(0), 0);
+    assert_eq!(overlay.write_at(512, &[1; 512]).unwrap_err().code(), "DISK_WRITE_FAILED");
+    let mut bytes = [0; 4096];
+    overlay.read_at(0, &mut bytes).unwrap();
+    assert_eq!(bytes, [7; 4096]);
+    assert_eq!(overlay.ranges(0, 9), []);
 }

@@ -16,6 +16,7 @@ use secondsite_disk::{
     save_undo, undo_summary,
 };
 use secondsite_hrl::LogReader;
+use secondsite_hrl::faults::rules::{FaultRule, FileOperation, arm, disarm};
 
 const SECTORS: u64 = 96;
 const SIZE: u64 = SECTORS * 512;
@@ -194,4 +195,36 @@ fn a_view_becomes_a_file_of_its_own_or_leaves_nothing() {
     let view = open_view(replica.folder.path(), &replica.image, 2).unwrap();
     assert_eq!(materialize(&view, &out, &Default::default()).unwrap_err().code(), "UNDO_DAMAGED");
     assert!(!out.exists());
+}
+
+#[test]
+fn a_save_on_a_full_or_failing_disk_leaves_nothing_behind_and_is_done_again() {
+    for (operation, errno, code) in [
+        (FileOperation::Write, libc::ENOSPC, "LOG_WRITE_FAILED"),
+        (FileOperation::Sync, libc::EIO, "LOG_WRITE_FAILED"),
+        (FileOperation::Open, libc::ENOSPC, "LOG_WRITE_FAILED"),
+    ] {
+        for calls in 0..6 {
+            let replica = replica(9);
+            let logs = tempfile::tempdir().unwrap();
+            let change = Change { operation: 2, offset: 0, length_bytes: SIZE, fill: 9 };
+            let log = log_of(logs.path(), &[change]);
+            let before = bytes_of(&*replica.image);
+            let save =
+                || save_undo(&*replica.image, &[&log], replica.folder.path(), 4, &undo_options(), &GO_ON);
+            let armed =
+                arm(FaultRule::new(replica.folder.path(), operation, errno).after_calls(calls)).unwrap();
+            let failed = save();
+            disarm(armed);
+            if let Err(error) = failed {
+                assert_eq!(error.code(), code, "{operation:?} {calls}: {error}");
+                assert!(!replica.folder.path().join("save.unfinished.hrl").exists());
+            }
+            replica.check(0, "after a failed save");
+            save().unwrap();
+            apply_logs(&*replica.image, &[&log], false, &GO_ON).unwrap();
+            replica.check(0, "after the save that was done again");
+            assert_eq!(replica.read(4).unwrap(), before, "{operation:?} {calls}");
+        }
+    }
 }

@@ -12,5 +12,6 @@ mod logs;
 mod nbd;
 mod notify;
 mod number;
+mod overlays;
 mod recovery;
 mod sealed;

@@ -12,19 +12,15 @@ use napi::bindgen_prelude::{AsyncTask, Uint8Array};
 use napi_derive::napi;
 use parking_lot::Mutex;
 use secondsite_disk::{
-    Access, BlockDevice, FileDevice, Latest, MergeReport, Overlay, OverlayOptions, OverlayState, PointView,
-    SaveReport, UndoOptions, ViewOptions, Work, changed_ranges as changed, compact_point as compact,
-    differing_ranges, drop_points_before as drop_before, materialize as materialize_view,
-    merge_point as merge, pinned_points as pinned, save_undo as save, save_undo_ranges as save_ranges,
-    undo_summary as summary_of,
+    Access, BlockDevice, FileDevice, Latest, MergeReport, Overlay, PointView, SaveReport, UndoOptions,
+    ViewOptions, Work, changed_ranges as changed, compact_point as compact, differing_ranges,
+    drop_points_before as drop_before, materialize as materialize_view, merge_point as merge,
+    pinned_points as pinned, save_undo as save, save_undo_ranges as save_ranges, undo_summary as summary_of,
 };
 
 use crate::disks::digest_device;
 use crate::error::{Result, bad_argument, from_disk};
-use crate::live::{
-    DiskTask, NativeOpenOptions, NativeOpenedDisk, Request, boot_id, fill_random, next_handle, now_ns,
-    open_over, task_of,
-};
+use crate::live::{DiskTask, Request, fill_random, next_handle, now_ns, task_of};
 use crate::number::{guid_bytes, offset, pairs_of, ranges_of, size};
 
 static DEVICES: LazyLock<Mutex<HashMap<u32, Device>>> = LazyLock::new(Mutex::default);
@@ -32,7 +28,7 @@ static WORKS: LazyLock<Mutex<HashMap<u32, Arc<Work>>>> = LazyLock::new(Mutex::de
 
 /// A device by its number.
 #[derive(Clone)]
-enum Device {
+pub enum Device {
     View(Arc<PointView>),
     /// With the view below it, if there is one.
     Overlay(Arc<Overlay>, Option<Arc<PointView>>),
@@ -156,7 +152,7 @@ pub fn end_work(handle: u32) {
     WORKS.lock().remove(&handle);
 }
 
-fn work(handle: Option<u32>) -> Result<Arc<Work>> {
+pub fn work(handle: Option<u32>) -> Result<Arc<Work>> {
     let Some(handle) = handle else { return Ok(Arc::default()) };
     let work = WORKS.lock().get(&handle).cloned();
     work.ok_or_else(|| bad_argument("work", &format!("{handle} is not a work")))
@@ -290,86 +286,6 @@ pub fn digest_of_device(
     digest_device(&*block_device(handle)?, &ranges, chunk_bytes, &digest, &seed, digest_bytes)
 }
 
-/// Where an overlay lies, and what is below it.
-#[napi(object)]
-pub struct NativeOverlayOptions {
-    /// A folder of its own.
-    pub directory: String,
-    /// Number of the view below it; without one the image is.
-    pub view: Option<u32>,
-    /// Path of the image, below the view or below the overlay itself.
-    pub image: String,
-}
-
-/// What an overlay holds.
-#[napi(object)]
-pub struct NativeOverlayUsage {
-    pub data_bytes: f64,
-    pub zero_bytes: f64,
-    /// `active`, `settling` or `settled`.
-    pub state: String,
-}
-
-/// Makes an overlay in a folder that has none.
-#[napi(catch_unwind)]
-pub fn create_overlay(options: NativeOverlayOptions) -> Result<NativeDevice> {
-    let below = Below::of(&options)?;
-    let made = Overlay::create(Path::new(&options.directory), below.base, &below.options);
-    Ok(register(Device::Overlay(Arc::new(made.map_err(from_disk)?), below.view)))
-}
-
-/// Opens the overlay in a folder.
-#[napi(catch_unwind)]
-pub fn open_overlay(options: NativeOverlayOptions) -> Result<NativeDevice> {
-    let below = Below::of(&options)?;
-    let image = || open_image(&options.image, Access::Exclusive);
-    let opened = Overlay::open(Path::new(&options.directory), below.base, &below.options, &image);
-    Ok(register(Device::Overlay(Arc::new(opened.map_err(from_disk)?), below.view)))
-}
-
-/// What the overlay in a folder is for: `active`, `settling` or `settled`; nothing where there is none.
-#[napi(catch_unwind)]
-pub fn overlay_state(directory: String) -> Result<Option<String>> {
-    let state = Overlay::state_in(Path::new(&directory)).map_err(from_disk)?;
-    Ok(state.map(|state| state_name(state).to_owned()))
-}
-
-#[napi(catch_unwind)]
-pub fn overlay_usage(handle: u32) -> Result<NativeOverlayUsage> {
-    let (overlay, _) = overlay(handle)?;
-    let usage = overlay.usage();
-    Ok(NativeOverlayUsage {
-        data_bytes: size(usage.data_bytes),
-        zero_bytes: size(usage.zero_bytes),
-        state: state_name(overlay.state()).to_owned(),
-    })
-}
-
-/// Ranges that an overlay holds, as flat pairs, from `at` on, the first `count` of them.
-#[napi(catch_unwind)]
-pub fn overlay_ranges(handle: u32, at: f64, count: u32) -> Result<Vec<f64>> {
-    Ok(pairs_of(&overlay(handle)?.0.ranges(offset("at", at)?, count as usize)))
-}
-
-/// Makes an image what an overlay shows, while it is used.
-#[napi(catch_unwind)]
-pub fn settle_overlay(handle: u32, image: String, work_handle: Option<u32>) -> Result<()> {
-    let (overlay, view) = overlay(handle)?;
-    let image = match overlay.settling_image() {
-        Some(image) => image,
-        None => open_image(&image, Access::Exclusive).map_err(from_disk)?,
-    };
-    overlay.settle(image, view.as_deref(), &*work(work_handle)?).map_err(from_disk)?;
-    DEVICES.lock().insert(handle, Device::Overlay(overlay, None)); // The point is not read any more.
-    Ok(())
-}
-
-/// Tracks an overlay; `path` of the options is not looked at.
-#[napi(catch_unwind)]
-pub fn open_tracked_overlay(handle: u32, options: NativeOpenOptions) -> Result<NativeOpenedDisk> {
-    open_over(overlay(handle)?.0, &options)
-}
-
 /// Fills `buffer` from `offset` of a view or an overlay.
 #[napi(catch_unwind)]
 pub fn read_device(handle: u32, from: f64, buffer: Uint8Array) -> Result<AsyncTask<DiskTask>> {
@@ -393,52 +309,21 @@ pub fn flush_device(handle: u32) -> Result<AsyncTask<DiskTask>> {
     Ok(task_of(block_device(handle)?, Request::Flush))
 }
 
-/// What an overlay stands on.
-struct Below {
-    base: Arc<dyn BlockDevice>,
-    view: Option<Arc<PointView>>,
-    options: OverlayOptions,
-}
-
-impl Below {
-    fn of(options: &NativeOverlayOptions) -> Result<Self> {
-        let named = |base| OverlayOptions { boot_id: boot_id(), base };
-        let Some(handle) = options.view else {
-            let base = open_image(&options.image, Access::ReadOnly).map_err(from_disk)?;
-            return Ok(Self { base, view: None, options: named(u64::MAX) });
-        };
-        let view = view_of(handle)?;
-        Ok(Self { base: view.clone(), options: named(view.point()), view: Some(view) })
-    }
-}
-
-fn open_image(path: &str, access: Access) -> secondsite_disk::Result<Arc<dyn BlockDevice>> {
-    Ok(Arc::new(FileDevice::open(Path::new(path), access)?))
-}
-
-fn state_name(state: OverlayState) -> &'static str {
-    match state {
-        OverlayState::Active => "active",
-        OverlayState::Settling => "settling",
-        OverlayState::Settled => "settled",
-    }
-}
-
-fn view_of(handle: u32) -> Result<Arc<PointView>> {
+pub fn view_of(handle: u32) -> Result<Arc<PointView>> {
     match device(handle)? {
         Device::View(view) => Ok(view),
         Device::Overlay(..) => Err(bad_argument("view", &format!("{handle} is not a view"))),
     }
 }
 
-fn overlay(handle: u32) -> Result<(Arc<Overlay>, Option<Arc<PointView>>)> {
+pub fn overlay(handle: u32) -> Result<(Arc<Overlay>, Option<Arc<PointView>>)> {
     match device(handle)? {
         Device::Overlay(overlay, view) => Ok((overlay, view)),
         Device::View(_) => Err(bad_argument("overlay", &format!("{handle} is not an overlay"))),
     }
 }
 
-fn register(device: Device) -> NativeDevice {
+pub fn register(device: Device) -> NativeDevice {
     let (handle, opened) = (next_handle(), device.block_device());
     DEVICES.lock().insert(handle, device);
     NativeDevice {
@@ -461,6 +346,11 @@ pub fn block_device(handle: u32) -> Result<Arc<dyn BlockDevice>> {
 /// Whether a number names a view or an overlay.
 pub fn is_device(handle: u32) -> bool {
     DEVICES.lock().contains_key(&handle)
+}
+
+/// Puts another device under a number.
+pub fn replace(handle: u32, device: Device) {
+    DEVICES.lock().insert(handle, device);
 }
 
 /// Whether a number names an overlay.

@@ -30,6 +30,15 @@ pub struct OverlayOptions {
     pub boot_id: String,
     /// Names the base; an overlay is refused over another one than it was made for. The sequence number of the point.
     pub base: u64,
+    /// Bytes that are settled between two flushes, whose data is given back then; default 256 MiB.
+    pub settle_flush_bytes: u64,
+}
+
+impl OverlayOptions {
+    /// Options with the defaults named at each field.
+    pub fn new(boot_id: String, base: u64) -> Self {
+        Self { boot_id, base, settle_flush_bytes: 256 << 20 }
+    }
 }
 
 /// What an overlay holds.
@@ -56,6 +65,7 @@ pub struct Overlay {
     path: PathBuf,
     size_bytes: u64,
     sector_size_bytes: u32,
+    pub(super) settle_flush_bytes: u64,
     _lock: Option<std::fs::File>,
 }
 
@@ -78,12 +88,14 @@ impl Overlay {
         data.flush()?;
         let unfinished = folder.join("overlay.map.unfinished");
         let _ = std::fs::remove_file(&unfinished);
-        Map::create(Arc::new(FsLogFile::create_new(&unfinished)?), header_of(&*base, options))?;
+        let header = header_of(&*base, options);
+        Map::create(Arc::new(FsLogFile::create_new(&unfinished)?), header)?;
         std::fs::rename(&unfinished, &map).map_err(|e| DiskError::write(Place::whole(&map), e))?;
         sync_folder(folder)?;
-        let file: Arc<dyn LogFile> = Arc::new(FsLogFile::open(&map)?);
-        let opened = Self::over(base, Arc::new(data), file, options, None)?;
-        Ok(Self { _lock: Some(lock), ..opened })
+        // Not read: in a map of a large disk there is much of nothing.
+        let map = Map::over(Arc::new(FsLogFile::open(&map)?), header);
+        let made = Self::assemble(base, Arc::new(data), map, options, None);
+        Ok(Self { _lock: Some(lock), ..made })
     }
 
     /// Opens the overlay in a folder, whatever ended its last use. `image` is asked for when it was settling or is
@@ -147,11 +159,22 @@ impl Overlay {
             }
             Map::open(map, found, fresh.boot)?
         };
+        Ok(Self::assemble(base, data, map, options, image))
+    }
+
+    fn assemble(
+        base: Arc<dyn BlockDevice>,
+        data: Arc<dyn BlockDevice>,
+        map: Map,
+        options: &OverlayOptions,
+        image: Option<Arc<dyn BlockDevice>>,
+    ) -> Self {
         let settled = image.clone().filter(|_| map.overlay_state() == OverlayState::Settled);
-        Ok(Self {
+        Self {
             path: base.path().to_path_buf(),
-            size_bytes: fresh.size_bytes,
+            size_bytes: base.size_bytes(),
             sector_size_bytes: base.sector_size_bytes(),
+            settle_flush_bytes: options.settle_flush_bytes,
             base: RwLock::new(settled.unwrap_or(base)),
             data,
             map,
@@ -160,7 +183,7 @@ impl Overlay {
             flushing: Mutex::default(),
             is_poisoned: AtomicBool::new(false),
             _lock: None,
-        })
+        }
     }
 
     /// What it is for.

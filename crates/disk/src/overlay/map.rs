@@ -25,6 +25,9 @@ const PAGE_BYTES: usize = 4096;
 /// Blocks that a page describes.
 const PAGE_BLOCKS: u64 = PAGE_BYTES as u64 * 4;
 
+/// Pages that are loaded at once: 1 MiB.
+const LOADED_PAGES: u64 = 256;
+
 /// What a block is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -73,22 +76,8 @@ impl Map {
     pub(super) fn open(file: Arc<dyn LogFile>, header: Header, boot: u64) -> Result<Self> {
         let map = Self::over(file, Header { boot, ..header });
         let is_live = header.boot == boot;
-        {
-            let mut pages = map.pages.write();
-            for page in 0..map.page_count() {
-                let (live, durable) =
-                    (map.read_page(map.live_at(page))?, map.read_page(map.durable_at(page))?);
-                if live != durable {
-                    match is_live {
-                        true => drop(map.unsaved.lock().insert(page)),
-                        false => write_at(&*map.file, &durable[..], map.live_at(page))?,
-                    }
-                }
-                let counts = if is_live { live } else { durable };
-                if counts.iter().any(|byte| *byte != 0) {
-                    pages.insert(page, counts);
-                }
-            }
+        for first in (0..map.page_count()).step_by(LOADED_PAGES as usize) {
+            map.load(first..map.page_count().min(first + LOADED_PAGES), is_live)?;
         }
         if !is_live {
             sync(&*map.file)?; // What the header says of the live pages is true when it says it.
@@ -97,7 +86,8 @@ impl Map {
         Ok(map)
     }
 
-    fn over(file: Arc<dyn LogFile>, header: Header) -> Self {
+    /// A map that was just created, under the name that it has now.
+    pub(super) fn over(file: Arc<dyn LogFile>, header: Header) -> Self {
         let block_count = header.size_bytes.div_ceil(BLOCK_BYTES);
         let (pages, unsaved) = (RwLock::default(), Mutex::default());
         Self { file, header: Mutex::new(header), block_count, pages, unsaved }
@@ -115,11 +105,32 @@ impl Map {
         self.live_at(self.page_count() + page)
     }
 
-    fn read_page(&self, offset: u64) -> Result<Page> {
-        let mut page = Box::new([0; PAGE_BYTES]);
-        let read = self.file.read_exact_at(&mut page[..], offset);
-        read.map_err(|e| read_error(&*self.file, offset, e))?;
-        Ok(page)
+    /// Takes in the copy of some pages that counts, and brings the other one to it or notes that it is behind.
+    fn load(&self, numbers: Range<u64>, is_live: bool) -> Result<()> {
+        let size = (numbers.end - numbers.start) as usize * PAGE_BYTES;
+        let (mut live, mut durable) = (vec![0; size], vec![0; size]);
+        for (bytes, offset) in
+            [(&mut live, self.live_at(numbers.start)), (&mut durable, self.durable_at(numbers.start))]
+        {
+            let read = self.file.read_exact_at(bytes, offset);
+            read.map_err(|e| read_error(&*self.file, offset, e))?;
+        }
+        let mut pages = self.pages.write();
+        let (live, _) = live.as_chunks::<PAGE_BYTES>();
+        let (durable, _) = durable.as_chunks::<PAGE_BYTES>();
+        for ((number, live), durable) in numbers.zip(live).zip(durable) {
+            if live != durable {
+                match is_live {
+                    true => drop(self.unsaved.lock().insert(number)),
+                    false => write_at(&*self.file, durable, self.live_at(number))?,
+                }
+            }
+            let counts = if is_live { live } else { durable };
+            if *counts != [0; PAGE_BYTES] {
+                pages.insert(number, Box::new(*counts));
+            }
+        }
+        Ok(())
     }
 
     /// What the overlay is for.

@@ -22,8 +22,6 @@ use crate::work::Work;
 
 /// Blocks that are copied under one lock: 1 MiB.
 const PIECE_BLOCKS: u64 = 256;
-/// Blocks that are settled between two flushes: 256 MiB.
-const FLUSH_BLOCKS: u64 = 256 * PIECE_BLOCKS;
 /// Ranges asked for at once.
 const RANGES_MAX: usize = 4096;
 
@@ -143,7 +141,7 @@ impl Settling<'_> {
             }
             at = stop;
         }
-        if self.count >= FLUSH_BLOCKS { self.flush() } else { Ok(()) }
+        if self.count * BLOCK_BYTES >= self.overlay.settle_flush_bytes { self.flush() } else { Ok(()) }
     }
 
     fn copy(&self, first: u64, stop: u64) -> Result<()> {

@@ -25,8 +25,8 @@ use crate::error::{DiskError, Place, Result};
 
 /// Neighbouring data is gathered into entries of up to this.
 const ENTRY_BYTES_MAX: usize = 1 << 20;
-/// Segments of a point that are left as they are: fewer cost readers little.
-const SEGMENT_COUNT_MIN: usize = 4;
+/// Segments that are worth bringing together: fewer cost readers little.
+const RUN_MIN: usize = 4;
 
 /// What a merge did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -84,7 +84,7 @@ pub fn compact_point(
     let (Some(first), Some(last)) = (sources.first(), sources.last()) else {
         return Ok(MergeReport::default());
     };
-    if sources.len() < SEGMENT_COUNT_MIN {
+    if sources.len() < RUN_MIN {
         return Ok(MergeReport::default());
     }
     let name = SegmentName { point, first: first.first, last: last.last };
@@ -96,8 +96,7 @@ pub fn compact_point(
 fn run_to_compact(sizes: &[u64]) -> usize {
     let (mut start, mut sum) = (sizes.len(), 0);
     for (index, size) in sizes.iter().enumerate().rev() {
-        let is_small = sizes.len() - index <= SEGMENT_COUNT_MIN || *size <= sum;
-        if !is_small {
+        if sum > 0 && *size > sum {
             break;
         }
         (start, sum) = (index, sum + size);
@@ -160,12 +159,12 @@ impl Merge {
     ) -> Result<MergeReport> {
         let opened = self.open(sources)?;
         let out = self.folder.unfinished("merge");
-        let written = write_merged(&opened, held, &out, options, stop);
-        if written.is_err() {
+        let sealed = write_merged(&opened, held, &out, options, stop);
+        let put = sealed.and_then(|sealed| self.folder.put(&out, &name).map(|()| sealed));
+        if put.is_err() {
             remove(&out);
         }
-        let sealed = written?;
-        self.folder.put(&out, &name)?;
+        let sealed = put?;
         self.epoch.note_change()?;
         self.folder.delete(sources)?;
         let written_bytes = sealed.log_size_bytes + sealed.index_size_bytes;
@@ -266,5 +265,36 @@ impl Target {
             self.data.clear();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cycle_after_cycle_few_segments_stay_and_each_byte_is_moved_a_few_times() {
+        let (mut sizes, mut moved): (Vec<u64>, u64) = (Vec::new(), 0);
+        for _ in 0..1000 {
+            sizes.push(1);
+            let start = run_to_compact(&sizes);
+            if sizes.len() - start >= RUN_MIN {
+                let sum = sizes.drain(start..).sum();
+                moved += sum;
+                sizes.push(sum);
+            }
+            // 1000 bytes in sizes that halve, and a run that is about to be brought together.
+            assert!(sizes.len() <= 10 + RUN_MIN, "{sizes:?}");
+        }
+        assert_eq!(sizes.iter().sum::<u64>(), 1000);
+        assert!(moved <= 1000 * 10, "{moved} bytes moved for 1000");
+    }
+
+    #[test]
+    fn a_large_old_segment_is_left_alone_by_small_new_ones() {
+        assert_eq!(run_to_compact(&[100, 1, 1, 1, 1]), 1);
+        assert_eq!(run_to_compact(&[8, 4, 2, 1]), 3);
+        assert_eq!(run_to_compact(&[3, 1, 1, 1]), 0);
+        assert_eq!(run_to_compact(&[]), 0);
     }
 }

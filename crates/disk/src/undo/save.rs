@@ -157,13 +157,12 @@ fn write_segment(
     stop: &AtomicBool,
 ) -> Result<SealedLog> {
     let out = folder.unfinished("save");
-    let written = fill(image, ranges, &out, options, stop);
-    if written.is_err() {
+    let sealed = fill(image, ranges, &out, options, stop);
+    let put = sealed.and_then(|sealed| folder.put(&out, name).map(|()| sealed));
+    if put.is_err() {
         remove(&out); // A disk that is full gets its room back.
     }
-    let sealed = written?;
-    folder.put(&out, name)?;
-    Ok(sealed)
+    put
 }
 
 fn fill(

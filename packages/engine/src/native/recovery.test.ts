@@ -1,3 +1,5 @@
+import { fork } from 'node:child_process'
+import { once } from 'node:events'
 import {
   closeSync,
   mkdirSync,
@@ -136,6 +138,31 @@ describe('overlays', () => {
     expect(native.pinnedPoints(undoDirectory)).toEqual([])
   })
 
+  it('are opened again where they were, tracked and clean', async () => {
+    const directory = join(folder, 'overlay')
+    const options = {
+      path: image,
+      trackingDirectory: join(folder, 'track'),
+      diskId: DISK_ID,
+      flushMode: 'disk',
+    }
+    mkdirSync(options.trackingDirectory)
+    const view = openView(1)
+    const overlay = native.createOverlay({ directory, view, image }).handle
+    const tracked = native.openTrackedOverlay(overlay, options).handle
+    await native.trackedWrite(tracked, 0, new Uint8Array(512).fill(9))
+    native.closeTracked(tracked)
+    native.closeDevice(overlay)
+    const again = native.openOverlay({ directory, view, image }).handle
+    const opened = native.openTrackedOverlay(again, options)
+    expect(opened.recovery).toBe('clean')
+    expect(native.trackedStatus(opened.handle).resyncReason).toBeFalsy()
+    expect(await read(again, 0, 1024)).toEqual(new Set([9, 1]))
+    native.closeTracked(opened.handle)
+    native.closeDevice(again)
+    native.closeDevice(view)
+  })
+
   it('are tracked on as the image once they are settled', async () => {
     const view = openView(1)
     const overlay = native.createOverlay({ directory: join(folder, 'overlay'), view, image }).handle
@@ -157,5 +184,37 @@ describe('overlays', () => {
     expect(native.trackedStatus(again.handle).resyncReason).toBeFalsy()
     expect(native.trackedStatus(again.handle).writtenBytes).toBe(0)
     native.closeTracked(again.handle)
+  })
+})
+
+describe('other processes', () => {
+  it('read a point right while this one saves and overwrites', async () => {
+    overwrite(1, 0, 8192, 2)
+    const program = `
+      import * as native from ${JSON.stringify(import.meta.resolve('@secondsite/native'))}
+      const view = native.openView(${JSON.stringify({ image, undoDirectory, point: 1 })})
+      const buffer = new Uint8Array(${SIZE})
+      let roundCount = 0
+      let isOver = false
+      process.on('message', () => { isOver = true })
+      process.send('ready')
+      while (!isOver || roundCount < 5) {
+        await native.readDevice(view.handle, 0, buffer)
+        const wrong = buffer.findIndex((byte) => byte !== 1)
+        if (wrong >= 0) throw new Error('wrong byte at ' + wrong)
+        roundCount += 1
+        await new Promise((done) => setImmediate(done))
+      }
+      process.disconnect()
+    `
+    const file = join(folder, 'reader.mjs')
+    writeFileSync(file, program)
+    const reader = fork(file)
+    const ended = once(reader, 'exit')
+    await once(reader, 'message')
+    for (let round = 0; round < 40; round += 1)
+      overwrite(1 + (round >> 3), (round * 37 * 512) % (SIZE - 65536), 65536, 3)
+    reader.send('over')
+    expect((await ended)[0]).toBe(0)
   })
 })
