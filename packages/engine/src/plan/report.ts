@@ -8,7 +8,14 @@
 
 import type { JsonValue, PlainError } from '../errors.js'
 import type { PlanGroupType, PlanRunKind, PointChoice } from './plan.js'
-import type { PlanRunState, RunView, StepAttempt, StepState, StepView } from './run-view.js'
+import {
+  type PlanRunState,
+  type RunView,
+  type StepAttempt,
+  type StepState,
+  type StepView,
+  verbsOn,
+} from './run-view.js'
 import type { MachineVerb } from './steps.js'
 import type { FailoverFacts, PlanPoint } from './targets.js'
 
@@ -142,10 +149,8 @@ function attemptMs({ startedMs, endedMs }: StepAttempt, openEndMs: number): numb
 const RECOVERY_VERBS: readonly MachineVerb[] = ['failover', 'failback', 'boot']
 
 function reportMachine(view: RunView, name: string): ReportMachine[] {
-  const steps = [...view.steps.values()].filter(
-    ({ step }) => step.type === 'machine' && step.machine === name && RECOVERY_VERBS.includes(step.verb),
-  )
-  const moved = steps.find(({ step }) => step.type === 'machine' && step.verb !== 'boot')
+  const steps = verbsOn(view, name).filter(({ step }) => RECOVERY_VERBS.includes(step.verb))
+  const moved = steps.find(({ step }) => step.verb !== 'boot')
   if (steps.length === 0) return []
   const outcome = outcomeOf(steps)
   const lastMs = Math.max(...steps.flatMap(({ attempts }) => attempts.map(({ endedMs }) => endedMs ?? 0)))
@@ -154,7 +159,7 @@ function reportMachine(view: RunView, name: string): ReportMachine[] {
   return [
     {
       name,
-      choice: moved?.step.type === 'machine' ? moved.step.choice : 'Latest',
+      choice: moved?.step.choice ?? 'Latest',
       outcome,
       recoveryTimeMs: isTimed ? lastMs - view.startedMs : null,
       point: facts?.point ?? null,

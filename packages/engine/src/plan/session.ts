@@ -24,12 +24,19 @@ import { environmentOf, factsOf } from './facts.js'
 import { callHttp, checkVariables } from './http-call.js'
 import type { RunJournal } from './journal.js'
 import type { JournalEntry, SessionOutcome } from './journal-entries.js'
-import { isError, isSettled, type RunView, type StepState, type StepView, withEntry } from './run-view.js'
+import {
+  isError,
+  isSettled,
+  type RunView,
+  type StepState,
+  type StepView,
+  verbsOn,
+  withEntry,
+} from './run-view.js'
 import {
   ACTION_TIMEOUT_SECONDS,
   type ActionStep,
   type MachineStep,
-  type MachineVerb,
   type PlanStage,
   type PlanStep,
   stopsAtErrors,
@@ -193,12 +200,9 @@ export class PlanSession {
   /** A machine that was not failed over is not started: it would run over there on whatever is there. */
   #blockedBecause(step: PlanStep): string | undefined {
     if (step.type !== 'machine' || step.verb !== 'boot') return undefined
-    const failed = [...this.#view.steps.values()].find(
-      ({ step: other, state }) =>
-        other.type === 'machine' &&
-        other.machine === step.machine &&
-        (other.verb === 'failover' || other.verb === 'failback') &&
-        (state === 'Failed' || state === 'Blocked'),
+    const failed = verbsOn(this.#view, step.machine).find(
+      ({ step: { verb }, state }) =>
+        (verb === 'failover' || verb === 'failback') && (state === 'Failed' || state === 'Blocked'),
     )
     return failed && `${failed.step.title} has failed`
   }
@@ -241,7 +245,7 @@ export class PlanSession {
     if (machine === undefined) throw new TypeError(`the plan has no machine ${name}`)
     const known = this.#targets.get(name)
     if (known !== undefined) return known
-    const verbs = verbsOf(this.#view, name)
+    const verbs = verbsOn(this.#view, name).map(({ step }) => step.verb)
     const found = this.#parts.targets.resolve({ name, machine, directory, kind, verbs })
     this.#targets.set(name, found)
     found.catch(() => this.#targets.delete(name))
@@ -303,16 +307,10 @@ function plainFacts({ point, lossSeconds, lossBytes, copyBytes, reference }: Fai
   return { point: plainPoint, lossSeconds, lossBytes, copyBytes, ...made }
 }
 
-function verbsOf({ steps }: RunView, machine: string): MachineVerb[] {
-  return [...steps.values()].flatMap(({ step }) =>
-    step.type === 'machine' && step.machine === machine ? [step.verb] : [],
-  )
-}
-
 /** What the failover of a machine has left for its later verbs. */
-function referenceOf({ steps }: RunView, machine: string): string | undefined {
-  for (const { step, result } of steps.values()) {
-    if (step.type !== 'machine' || step.machine !== machine || step.verb === 'boot') continue
+function referenceOf(view: RunView, machine: string): string | undefined {
+  for (const { step, result } of verbsOn(view, machine)) {
+    if (step.verb === 'boot') continue
     const { reference } = (result ?? {}) as { readonly reference?: unknown }
     if (typeof reference === 'string') return reference
   }
