@@ -65,7 +65,7 @@ async function addNew(machine: ProtectedMachine, place: Workplace): Promise<void
       const { disks } = await machine.measure()
       expect(disks.map((disk) => disk.copyState)).toEqual(['copied', 'copied', 'copied'])
     },
-    { timeout: 20_000 },
+    { timeout: 50_000 },
   )
 }
 

@@ -1,6 +1,6 @@
 import { closeSync, openSync, readdirSync, readFileSync, writeSync } from 'node:fs'
 import { FaultyTransport, ManualClock, SeededRandom } from '@secondsite/engine/testing'
-import type { Progress } from '@secondsite/engine'
+import { type Progress, type ProtectedMachine, SecondsiteError } from '@secondsite/engine'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { relayTo } from './relay.js'
 import { KIB, MIB, Workplace } from './workplace.js'
@@ -103,6 +103,12 @@ describe('a machine that is disabled', () => {
   })
 })
 
+/** Writes to a stretch of the first disk, 64 KiB at a time. */
+async function writeMany(machine: ProtectedMachine, from: number, lengthBytes: number): Promise<void> {
+  for (let offset = from; offset < from + lengthBytes; offset += 64 * KIB)
+    await machine.disks[0]?.write(offset, place.random.bytes(64 * KIB))
+}
+
 describe('the threshold', () => {
   it('is noticed between cycles, by the clock, while replication is paused', async () => {
     const clock = new ManualClock(Date.UTC(2026, 10, 21))
@@ -119,6 +125,86 @@ describe('the threshold', () => {
     await clock.advance(5000)
     await vi.waitFor(() => expect(machine.state).toBe('WaitingForStartResynchronize'), { timeout: 20_000 })
     expect(await machine.resynchronize()).toMatchObject({ reason: 'LOG_THRESHOLD', comparedBytes: MIB })
+    place.expectEqual(['os.raw'])
+  })
+
+  it('needs no log before the first copy, and no resynchronization after it', async () => {
+    const clock = new ManualClock(Date.UTC(2026, 10, 21))
+    const disk = place.makeDisk('os.raw', 8 * MIB)
+    await using engine = await place.open({ clock })
+    const policy = { resyncThresholdPercent: 5, autoResynchronize: { enabled: false } }
+    const machine = await place.enable(engine, [disk], policy)
+    await writeMany(machine, 0, MIB)
+    await clock.advance(5000)
+    const status = () => machine.disks[0]?.status()
+    await vi.waitFor(() => expect(status()?.mode).toBe('map'), { timeout: 20_000 })
+    expect(status()?.unreleasedLogBytes).toBe(0)
+    expect(machine.state).toBe('ReadyForInitialReplication')
+    await writeMany(machine, 2 * MIB, MIB)
+    await machine.startInitialReplication()
+    expect(machine.state).toBe('Replicating')
+    await place.scribble(machine, 5)
+    await machine.replicate()
+    expect(await machine.measure()).toMatchObject({ resyncReason: null })
+    place.expectEqual(['os.raw'])
+  })
+
+  it('holds while a copy waits for its retry, and takes no batch of it along', async () => {
+    const clock = new ManualClock(Date.UTC(2026, 10, 21))
+    let isDown = false
+    let batchCount = 0
+    const disk = place.makeDisk('os.raw', 8 * MIB, 8 * MIB)
+    await using engine = await place.open({
+      clock,
+      step: (name) => {
+        if (name === 'initial.before-queueing') batchCount += 1
+        if (name === 'ship.before-sending' && batchCount === 3) isDown = true
+        if (isDown && name === 'ship.before-sending')
+          throw new SecondsiteError('TRANSPORT_LOST', { message: 'cut by the test' })
+      },
+    })
+    const policy = { resyncThresholdPercent: 5, autoResynchronize: { enabled: false } }
+    const machine = await place.enable(engine, [disk], policy)
+    await expect(machine.startInitialReplication()).rejects.toMatchObject({ code: 'TRANSPORT_LOST' })
+    await writeMany(machine, 0, MIB)
+    await clock.advance(5000)
+    await vi.waitFor(() => expect(machine.disks[0]?.status().mode).toBe('map'), { timeout: 20_000 })
+    expect(machine.state).toBe('InitialReplicationInProgress')
+    isDown = false
+    batchCount = 4
+    await clock.advance(60_000)
+    await vi.waitFor(() => expect(machine.state).toBe('WaitingForStartResynchronize'), { timeout: 20_000 })
+    expect(await machine.resynchronize()).toMatchObject({ reason: 'LOG_THRESHOLD', comparedBytes: MIB })
+    place.expectEqual(['os.raw'])
+  })
+
+  it('holds while a resynchronization is paused, which then begins anew', async () => {
+    const clock = new ManualClock(Date.UTC(2026, 10, 21))
+    const stop = new AbortController()
+    const disk = place.makeDisk('os.raw', 8 * MIB, 8 * MIB)
+    await using engine = await place.open({
+      clock,
+      windowBytes: MIB,
+      step: (name) => {
+        if (name === 'resync.before-batch') stop.abort()
+      },
+    })
+    const policy = { resyncThresholdPercent: 5, autoResynchronize: { enabled: false } }
+    const machine = await place.enable(engine, [disk], policy)
+    await machine.startInitialReplication()
+    const image = openSync(place.path('replica/os.raw.raw'), 'r+')
+    writeSync(image, Buffer.from([1, 2, 3]), 0, 3, 5 * MIB)
+    closeSync(image)
+    await expect(machine.resynchronize({ signal: stop.signal })).rejects.toMatchObject({ code: 'ABORTED' })
+    await machine.suspend()
+    expect(machine.state).toBe('ResynchronizeSuspended')
+    await writeMany(machine, 0, MIB)
+    await clock.advance(5000)
+    await vi.waitFor(() => expect(machine.disks[0]?.status().mode).toBe('map'), { timeout: 20_000 })
+    expect(machine.state).toBe('ResynchronizeSuspended')
+    await machine.resynchronize()
+    expect(machine.state).toBe('Replicating')
+    await machine.replicate()
     place.expectEqual(['os.raw'])
   })
 

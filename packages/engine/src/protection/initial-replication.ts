@@ -29,6 +29,10 @@ export async function runInitialReplication(
   meter: ProgressMeter,
   signal?: AbortSignal,
 ): Promise<void> {
+  for (const { diskId, initialNextOffset } of await context.members.uncopied(context.machineId)) {
+    const disk = context.disks.find((one) => one.diskId === diskId)
+    if (disk && initialNextOffset === 0) await beginLogging(disk)
+  }
   // The queue is empty after each batch, so nothing but logs of the guest's writes can be given up.
   const afterBatch = async (): Promise<boolean> => {
     await enforceThreshold(context)
@@ -37,6 +41,14 @@ export async function runInitialReplication(
   await copyDisks(context, conversation, meter, { afterBatch, ...(signal ? { signal } : {}) })
   await queueCut(context, { isRebase: true })
   await shipQueue(context, conversation, meter, signal)
+}
+
+/** Of a disk of which nothing is copied nothing can be owed: a log from here on is all that its copy needs. */
+async function beginLogging(disk: TrackedDisk): Promise<void> {
+  const { mode, resyncReason } = disk.status()
+  if (mode === 'logging' && resyncReason === null) return
+  await disk.beginResync()
+  await disk.finishResync()
 }
 
 /** Options of {@link copyDisks}. */

@@ -39,8 +39,8 @@ export interface ResynchronizeOptions extends JobOptions {
   readonly startTimeMs?: number
 }
 
-/** States in which disks may join and leave. */
-const OPEN_FOR_DISKS: readonly ReplicationState[] = [
+/** States in which disks are tracked for a replica: they may join and leave, and logs grow that no job looks at. */
+const LIVE_STATES: readonly ReplicationState[] = [
   'ReadyForInitialReplication',
   'InitialReplicationInProgress',
   'Replicating',
@@ -50,9 +50,6 @@ const OPEN_FOR_DISKS: readonly ReplicationState[] = [
   'Resynchronizing',
   'ResynchronizeSuspended',
 ]
-
-/** States in which logs grow and no job looks at them. */
-const WATCHED: readonly ReplicationState[] = ['Replicating', 'Suspended', 'Error']
 
 export class ProtectedMachine {
   /** @internal As a member of a consistency group. */
@@ -292,7 +289,7 @@ export class ProtectedMachine {
    */
   async addDisk(input: DiskInput): Promise<TrackedDisk> {
     this.#requireDisks()
-    this.#record.require(OPEN_FOR_DISKS, 'addDisk')
+    this.#record.require(LIVE_STATES, 'addDisk')
     const disk = await addDisk(this.#context, input, () => this.#jobs.isClosed)
     const { name, path, sizeBytes } = disk
     await this.#context.events.raise(this.#context, 'diskAdded', { disk: name, path, sizeBytes })
@@ -308,7 +305,7 @@ export class ProtectedMachine {
    */
   async removeDisk(name: string): Promise<void> {
     this.#requireDisks()
-    this.#record.require(OPEN_FOR_DISKS, 'removeDisk')
+    this.#record.require(LIVE_STATES, 'removeDisk')
     await this.#jobs.stop()
     await this.#jobs.run(undefined, () => removeDisk(this.#context, name))
     await this.#context.events.raise(this.#context, 'diskRemoved', { disk: name })
@@ -403,7 +400,8 @@ export class ProtectedMachine {
 
   /** Looks at what time and the guest's writes change by themselves. */
   async #watch(): Promise<void> {
-    const isDue = WATCHED.includes(this.state) && !this.#jobs.isBusy && isOverThreshold(this.#context)
+    const isQuiet = LIVE_STATES.includes(this.state) && !this.#jobs.isBusy
+    const isDue = isQuiet && isOverThreshold(this.#context)
     try {
       await this.noticeGrowth()
       if (isDue) await this.#jobs.run(undefined, () => this.#work.relieve())

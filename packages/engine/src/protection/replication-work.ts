@@ -18,10 +18,11 @@ import { type Progress, type ProgressListener, ProgressMeter, type ProgressPhase
 import { QuiescedCuts } from './quiesced-cuts.js'
 import { type Conversation, withReplica } from './replica-link.js'
 import { beginResync, candidateBytes, type ResyncReport, runResync } from './resynchronization.js'
-import { crashConsistentCut, dropQueuedLogs, type MakeCut, queueCut, shipQueue } from './shipping.js'
+import { crashConsistentCut, type MakeCut, queueCut, shipQueue } from './shipping.js'
 import { missedCycles } from './statistics.js'
-import { enforceThreshold } from './threshold.js'
+import { enforceThreshold, foldAll } from './threshold.js'
 import { SECOND_MS } from '../units.js'
+import { dropQueue } from '../store/resync-store.js'
 import type { TrackedDisk } from '../track/tracked-disk.js'
 import { runVerify, type VerifyReport } from './verification.js'
 
@@ -164,10 +165,16 @@ export class ReplicationWork {
     return this.#lastCycle
   }
 
-  /** Between cycles, when logs pass the threshold: what is open is cut, so that it can be coalesced, too. */
+  /**
+   * Between jobs, when logs pass the threshold: what is open is cut, so that it can be coalesced, too. Where no cut may be
+   * sent, in the middle of a copy or a pass, the changed map takes over at once.
+   */
   async relieve(): Promise<void> {
     try {
-      await this.#cutWithinThreshold()
+      if (await this.#mayCut()) return await this.#cutWithinThreshold()
+      await foldAll(this.#context)
+      // A pass that waits for its retry begins anew by itself.
+      if (this.#record.state !== 'Resynchronizing') await this.noticeOwedResync()
     } catch (error) {
       await this.failed(asSecondsiteError(error))
     }
@@ -249,6 +256,14 @@ export class ReplicationWork {
     }
   }
 
+  /** Whether a cut may be queued: a delta in the middle of a copy or a pass would bring the replica to no point in time. */
+  async #mayCut(): Promise<boolean> {
+    const { machineId, resyncs } = this.#context
+    const isBetweenCycles = ['Replicating', 'Suspended', 'Error'].includes(this.#record.state)
+    if (!isBetweenCycles || !this.#record.isInitialReplicationDone) return false
+    return (await resyncs.openResync(machineId)) === undefined
+  }
+
   async #cutWithinThreshold(makeCut: MakeCut = crashConsistentCut): Promise<void> {
     await queueCut(this.#context, {}, makeCut)
     if (await enforceThreshold(this.#context)) {
@@ -315,7 +330,8 @@ export class ReplicationWork {
 
   /** Only once the resynchronization is owed: with other numbers nothing tells any more that it is. */
   async #numberBehind(receivedShipment: number): Promise<void> {
-    await dropQueuedLogs(this.#context)
+    const { store, machineId } = this.#context
+    await store.atomically((transaction) => dropQueue(transaction, machineId))
     const { nextCycleNumber } = await this.#record.refresh()
     await this.#record.set({ nextCycleNumber: Math.max(nextCycleNumber, receivedShipment + 1) })
   }

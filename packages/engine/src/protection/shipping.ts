@@ -152,9 +152,10 @@ export async function requeue(context: MachineContext, cycles: readonly Cycle[])
   await queueShipment(context, 'delta', entries, { isRebase, replaces: numbers, ...point })
 }
 
-/** Forgets the queue: its logs are folded into the changed map. */
+/** Forgets what is queued but batches of a first copy: the logs are folded into the changed map. */
 export async function dropQueuedLogs(context: MachineContext): Promise<void> {
-  await context.store.atomically((transaction) => dropQueue(transaction, context.machineId))
+  const dropped = ['delta', 'resync'] as const
+  await context.store.atomically((transaction) => dropQueue(transaction, context.machineId, dropped))
 }
 
 /**

@@ -31,11 +31,19 @@ export function isOverThreshold(context: MachineContext): boolean {
 export async function enforceThreshold(context: MachineContext): Promise<boolean> {
   if (!isOverThreshold(context)) return false
   if (context.policy.thresholdAction === 'coalesce' && (await coalesceAll(context))) return true
+  await foldAll(context)
+  return false
+}
+
+/**
+ * Gives up the logs of all disks for their changed maps; what is queued of them goes. Batches of a first copy stay, since
+ * nothing else knows what they bring.
+ */
+export async function foldAll(context: MachineContext): Promise<void> {
   await context.work.step('threshold.before-fold')
   for (const disk of context.disks) await disk.foldLogs('LOG_THRESHOLD')
   await context.work.step('threshold.before-dropping')
   await dropQueuedLogs(context)
-  return false
 }
 
 /** Makes one log of the logs of each disk whose sending has not begun. @returns whether that was enough */

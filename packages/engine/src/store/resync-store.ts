@@ -3,7 +3,14 @@
  */
 
 import type { Kysely, Transaction } from 'kysely'
-import type { NewResync, Resync, ResyncState, StateSchema } from './state-schema.js'
+import {
+  LOG_KINDS,
+  type LogKind,
+  type NewResync,
+  type Resync,
+  type ResyncState,
+  type StateSchema,
+} from './state-schema.js'
 
 /** Bytes that one step of a pass has compared. */
 export interface ComparedBytes {
@@ -103,10 +110,21 @@ export class ResyncStore {
   }
 }
 
-/** Forgets every shipment of a machine that the replica has not applied. */
-export async function dropQueue(transaction: Transaction<StateSchema>, machineId: string): Promise<void> {
+/** Forgets every shipment of a machine that the replica has not applied. @param kinds - only of these; default all */
+export async function dropQueue(
+  transaction: Transaction<StateSchema>,
+  machineId: string,
+  kinds: readonly LogKind[] = LOG_KINDS,
+): Promise<void> {
   const own = transaction.selectFrom('disks').select('diskId').where('machineId', '=', machineId)
-  await transaction.deleteFrom('logs').where('diskId', 'in', own).where('state', '!=', 'applied').execute()
+  const logs = transaction
+    .deleteFrom('logs')
+    .where('diskId', 'in', own)
+    .where('kind', 'in', [...kinds])
+  await logs.where('state', '!=', 'applied').execute()
   const cycles = transaction.deleteFrom('cycles').where('machineId', '=', machineId)
-  await cycles.where('state', '!=', 'applied').execute()
+  await cycles
+    .where('kind', 'in', [...kinds])
+    .where('state', '!=', 'applied')
+    .execute()
 }
