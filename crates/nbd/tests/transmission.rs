@@ -161,6 +161,35 @@ fn one_batch_of_fua_writes_takes_one_flush() {
 }
 
 #[test]
+fn a_train_of_flushes_takes_one_and_covers_the_writes_between() {
+    let folder = tempfile::tempdir().unwrap();
+    let power = Arc::new(PowerLossDevice::new("memory", MIB));
+    let device = Arc::new(FaultDevice::new(power.clone()));
+    let server = serve_device(folder.path(), device.clone());
+    let mut client = Client::enter(&server, "disk", false);
+    let train = (0..7u8).flat_map(|i| {
+        let (cookie, offset) = (u64::from(i), u64::from(i) * 512);
+        let kinds = [
+            request(0, WRITE, cookie, offset, 512, &[i + 1; 512]),
+            request(0, FLUSH, 10 + cookie, 0, 0, &[]),
+        ];
+        kinds.into_iter().flatten()
+    });
+    client.send(&train.collect::<Vec<u8>>());
+    let cookie_of = |reply| match reply {
+        Reply::Simple { error: 0, cookie } => cookie,
+        other => panic!("{other:?}"),
+    };
+    let mut seen: Vec<u64> = (0..14).map(|_| cookie_of(client.reply())).collect();
+    seen.sort_unstable();
+    assert_eq!(seen, (0..7).chain(10..17).collect::<Vec<u64>>(), "each request has its own reply");
+    // One send is one receive here, so one batch; were it cut in two there would be two flushes.
+    assert!((1..=2).contains(&device.count(Operation::Flush)), "{}", device.count(Operation::Flush));
+    let durable = power.durable_bytes();
+    (0..7).for_each(|i| assert_eq!(durable[i * 512..][..512], [i as u8 + 1; 512], "write {i}"));
+}
+
+#[test]
 fn errors_of_the_disk_are_errors_of_their_request_alone() {
     let folder = tempfile::tempdir().unwrap();
     let device = Arc::new(FaultDevice::new(Arc::new(MemoryDevice::new("memory", MIB))));

@@ -4,13 +4,16 @@
 //! export together. A read that does not touch a collected write goes before it, which a client cannot tell, as it has
 //! no answer to either. Everything else waits for the collected writes: overlapping reads, zeroes, trims, status, flush.
 //! Likewise reads that miss the cache are collected and done side by side, before anything that changes what they read.
+//!
+//! Flushes wait for the end of the batch and share one: a flush owes durability to writes that were answered before it was
+//! sent, and no write of its batch was. Clients with a deep queue send theirs in trains.
 
 use std::io;
 use std::sync::Arc;
 
 use secondsite_disk::DiskError;
 
-use crate::codec::constants::{Errno, cmd_flag};
+use crate::codec::constants::{Errno, cmd, cmd_flag};
 use crate::codec::reply;
 use crate::codec::request::{Command, RequestHeader, Rules, check};
 use crate::counters::{LiveCounters, Tally};
@@ -55,6 +58,8 @@ pub(crate) struct Executor {
     /// Writes of the batch that wait to be given to the export, by their place in it.
     pending: Vec<usize>,
     misses: Vec<Miss>,
+    /// Flushes of the batch, and writes that ask to be durable and succeeded.
+    unflushed: Vec<RequestHeader>,
     readers: Readers,
     tally: Tally,
     counters: Arc<LiveCounters>,
@@ -78,6 +83,7 @@ impl Executor {
             out: Out::default(),
             pending: Vec::new(),
             misses: Vec::new(),
+            unflushed: Vec::new(),
             readers,
             tally: Tally::default(),
             counters,
@@ -98,6 +104,7 @@ impl Executor {
             }
         }
         self.write_pending(batch);
+        self.flush_once();
         self.read_misses();
         self.tally.request_count += batch.requests.len() as u64;
         // Before the replies leave: who has its reply finds it counted.
@@ -124,6 +131,7 @@ impl Executor {
                 }
                 self.read(header);
             }
+            Command::Flush => self.unflushed.push(*header),
             _ => {
                 self.read_misses();
                 self.write_pending(batch);
@@ -196,26 +204,46 @@ impl Executor {
         done.into_iter().for_each(|read| self.end_read(&misses[read.slot], read.result));
     }
 
-    /// Gives the collected writes to the export and answers them; one flush serves all that ask for it.
+    /// Gives the collected writes to the export and answers them, but for those that are to be durable.
     fn write_pending(&mut self, batch: &Batch) {
         if self.pending.is_empty() {
             return;
         }
         let pending = std::mem::take(&mut self.pending);
         let requests = || pending.iter().map(|index| &batch.requests[*index]);
-        let mut results = self.write(batch, requests());
-        let is_durable = requests().any(|request| request.header.has(cmd_flag::FUA)).then(|| self.flush());
-        for (request, result) in requests().zip(&mut results) {
-            if let (true, Some(flushed)) = (request.header.has(cmd_flag::FUA), is_durable) {
-                *result = result.and(flushed);
+        let results = self.write(batch, requests());
+        for (request, result) in requests().zip(results) {
+            if result.is_ok() && request.header.has(cmd_flag::FUA) {
+                self.unflushed.push(request.header);
+                continue;
             }
-            if result.is_ok() {
-                self.tally.written_bytes += u64::from(request.header.length_bytes);
-            }
-            self.answer(&request.header, *result);
+            self.end_write(&request.header, result);
         }
         self.pending = pending;
         self.pending.clear();
+    }
+
+    fn end_write(&mut self, header: &RequestHeader, result: Result<(), Failure>) {
+        if result.is_ok() {
+            self.tally.written_bytes += u64::from(header.length_bytes);
+        }
+        self.answer(header, result);
+    }
+
+    /// One flush for all that wait for one.
+    fn flush_once(&mut self) {
+        if self.unflushed.is_empty() {
+            return;
+        }
+        let flushed = self.flush();
+        let mut unflushed = std::mem::take(&mut self.unflushed);
+        for header in unflushed.drain(..) {
+            match header.kind {
+                cmd::FLUSH => self.answer(&header, flushed),
+                _ => self.end_write(&header, flushed),
+            }
+        }
+        self.unflushed = unflushed;
     }
 
     fn write<'b>(
@@ -237,14 +265,15 @@ impl Executor {
         let (offset, length_bytes) = (header.offset, u64::from(header.length_bytes));
         let device = self.export.device();
         let result = match command {
-            Command::Flush => self.flush(),
             Command::Trim => failure_of(device.discard(offset, length_bytes)),
             Command::WriteZeroes { may_unmap } => {
                 failure_of(device.write_zeroes(offset, length_bytes, may_unmap))
             }
             Command::Cache => failure_of(self.cache(offset, length_bytes)),
             Command::BlockStatus { is_one } => return self.status(header, is_one),
-            Command::Read | Command::Write => unreachable!("carried out by its own function"),
+            Command::Read | Command::Write | Command::Flush => {
+                unreachable!("carried out by its own function")
+            }
         };
         let is_change = matches!(command, Command::Trim | Command::WriteZeroes { .. });
         let needs_flush = is_change && header.has(cmd_flag::FUA);
