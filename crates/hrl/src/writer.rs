@@ -125,8 +125,9 @@ impl<F: LogFile> LogWriter<F> {
             first_time_ns: 0,
             last_time_ns: 0,
         };
-        let writer = Self::resume(log, index, identity, tail, Scratch::default(), 0);
+        let mut writer = Self::resume(log, index, identity, tail, Scratch::default(), 0);
         writer.write_beginning()?;
+        writer.room_end = size_bytes(&writer.log)?;
         Ok(writer)
     }
 

@@ -108,6 +108,25 @@ fn a_log_that_is_flushed_is_written_ahead_of_itself_so_that_flushes_do_not_make_
 }
 
 #[test]
+fn a_recycled_log_is_not_written_ahead_where_it_has_room() {
+    let files = files();
+    let (writer, _) = written(&files, 200);
+    drop(writer);
+    let room = files.0.size_bytes().unwrap();
+    let recycled = secondsite_hrl::LogOptions { keep_space: true, ..options(100) };
+    let mut writer = LogWriter::create(files.0.clone(), files.1.clone(), recycled).unwrap();
+    let request = Request::sectors(Operation::Write, 0, 8, 1, EPOCH_NS);
+    let mut writes = files.0.counts().writes;
+    while writer.log_size_bytes() + (128 << 10) < room {
+        writer.append_and_checkpoint(&[request.append()]).unwrap();
+        assert_eq!(files.0.counts().writes, writes + 1, "at {}", writer.log_size_bytes());
+        assert_eq!(files.0.size_bytes().unwrap(), room);
+        writes += 1;
+    }
+    assert!(writer.entry_count() > 10, "{} bytes are too few to show it", room);
+}
+
+#[test]
 fn a_kill_between_log_and_index_cuts_only_what_was_never_acknowledged() {
     let files = files();
     let (writer, _) = written(&files, 200);
