@@ -1,8 +1,8 @@
 //! Requests that change a disk, many at once: the one way into log and disk.
 //!
 //! Requests are cut into pieces that regions and logs can hold, and pieces are put together into steps. A step is one
-//! hold of the order lock, one append to the log (a vectored write each to log and index), then the writes to the disk,
-//! where neighbours that lie side by side become one. Requests keep their order where they overlap, in log and disk.
+//! hold of the order lock for one append to the log (a vectored write each to log and index), then, beside other steps, the
+//! writes to the disk, where neighbours that lie side by side become one. Requests keep their order where they overlap, in log and disk.
 //!
 //! A step is bounded in entries and bytes by what the next open redoes after a death in the middle of it, and in
 //! regions by what may be active at once.
@@ -184,49 +184,65 @@ impl TrackedDisk {
 
     fn take_step(&self, step: &[Piece<'_>], batch: &[BatchRequest<'_>], results: &mut [Result<()>]) {
         let appends: Vec<Append<'_>> = step.iter().map(|piece| piece.append).collect();
-        let mut order = self.order.lock();
-        if let Err(e) = self.check_open() {
-            fail(results, step[0].request, e);
-            step[1..].iter().for_each(|piece| {
-                if let Err(e) = self.check_open() {
-                    fail(results, piece.request, e);
-                }
+        let mut entered = self.order.enter(&appends);
+        if self.check_open().is_err() {
+            step.iter().filter_map(|piece| Some((piece, self.check_open().err()?))).for_each(|(piece, e)| {
+                fail(results, piece.request, e);
             });
             return;
         }
-        order.remember(&appends, &self.options);
+        entered.order().remember(&appends, &self.options);
+        let departed = entered.depart(&appends);
+        let refused = self.write_step(step, batch, results);
+        self.options.step("written");
+        let is_due = departed.land(|order| {
+            refused.iter().for_each(|&(offset, length_bytes)| order.note_disk_failure(offset, length_bytes));
+            order.is_rotation_due(&self.options)
+        });
+        if is_due {
+            self.rotate_when_due(appends[0].time_ns);
+        }
+    }
+
+    /// Carries out a step on the disk; the ranges that the disk refused. Where one write for a whole run fails, each piece
+    /// is tried alone, so that each request learns its own fate.
+    fn write_step(
+        &self,
+        step: &[Piece<'_>],
+        batch: &[BatchRequest<'_>],
+        results: &mut [Result<()>],
+    ) -> Vec<(u64, u64)> {
+        let mut refused = Vec::new();
         for run in runs(step) {
-            for (piece, result) in run.iter().zip(self.execute(run, batch)) {
-                if let Err(e) = result {
-                    order.note_disk_failure(piece.append.offset, piece.append.length_bytes);
+            if self.write_run(run) {
+                continue;
+            }
+            for piece in run {
+                if let Err(e) = self.write_piece(piece, batch[piece.request].action) {
+                    refused.push((piece.append.offset, piece.append.length_bytes));
                     fail(results, piece.request, e);
                 }
             }
         }
-        self.options.step("written");
-        self.rotate_when_due(&mut order, appends[0].time_ns);
+        refused
     }
 
-    /// Carries out a run on the disk. Where one write for all of it fails, each piece is tried alone, so that each
-    /// request learns its own fate.
-    fn execute(&self, run: &[Piece<'_>], batch: &[BatchRequest<'_>]) -> Vec<Result<()>> {
-        if let [first, _, ..] = run {
-            let slices: Vec<IoSlice<'_>> = run.iter().map(|piece| IoSlice::new(piece.append.data)).collect();
-            if self.device.write_vectored_at(first.append.offset, &slices).is_ok() {
-                return run.iter().map(|_| Ok(())).collect();
+    /// Writes neighbours at once; false where there are none, or it failed.
+    fn write_run(&self, run: &[Piece<'_>]) -> bool {
+        let [first, _, ..] = run else { return false };
+        let slices: Vec<IoSlice<'_>> = run.iter().map(|piece| IoSlice::new(piece.append.data)).collect();
+        self.device.write_vectored_at(first.append.offset, &slices).is_ok()
+    }
+
+    fn write_piece(&self, piece: &Piece<'_>, action: BatchAction<'_>) -> Result<()> {
+        let Append { offset, length_bytes, data, .. } = piece.append;
+        match action {
+            BatchAction::Write(_) => self.device.write_at(offset, data),
+            BatchAction::WriteZeroes { may_unmap, .. } => {
+                self.device.write_zeroes(offset, length_bytes, may_unmap)
             }
+            BatchAction::Discard { .. } => self.device.discard(offset, length_bytes),
         }
-        let one = |piece: &Piece<'_>| {
-            let Append { offset, length_bytes, data, .. } = piece.append;
-            match batch[piece.request].action {
-                BatchAction::Write(_) => self.device.write_at(offset, data),
-                BatchAction::WriteZeroes { may_unmap, .. } => {
-                    self.device.write_zeroes(offset, length_bytes, may_unmap)
-                }
-                BatchAction::Discard { .. } => self.device.discard(offset, length_bytes),
-            }
-        };
-        run.iter().map(one).collect()
     }
 
     fn make_durable(&self, batch: &[BatchRequest<'_>], results: &mut [Result<()>]) {

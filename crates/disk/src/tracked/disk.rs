@@ -10,6 +10,7 @@ use secondsite_hrl::{HrlError, LogFile};
 
 use super::batch::{BatchAction, BatchRequest};
 use super::files::{File, Names};
+use super::flights::OrderLock;
 use super::options::{FlushMode, TrackOptions};
 use super::order::{Order, reason_of};
 use super::state::{QueuedLog, ResyncReason, TrackedStatus};
@@ -23,7 +24,7 @@ pub struct TrackedDisk {
     pub(crate) device: Arc<dyn BlockDevice>,
     pub(crate) options: TrackOptions,
     pub(crate) names: Names,
-    pub(crate) order: Mutex<Order>,
+    pub(crate) order: OrderLock,
     pub(crate) queue: Mutex<Vec<QueuedLog>>,
     /// Held by one slow operation at a time: cut, release, fold, resync, close.
     pub(crate) housekeeping: Mutex<()>,
@@ -57,7 +58,7 @@ impl TrackedDisk {
             names,
             piece_bytes_max: order.tracking.active.piece_bytes_max(),
             regions_max: order.tracking.active.count_max(),
-            order: Mutex::new(order),
+            order: OrderLock::new(order),
             queue: Mutex::new(queue),
             housekeeping: Mutex::new(()),
             spares: Mutex::default(),
@@ -127,7 +128,8 @@ impl TrackedDisk {
     }
 
     /// Rotates a log that has grown too long; the rest of the work is another thread's.
-    pub(crate) fn rotate_when_due(&self, order: &mut Order, now: u64) {
+    pub(crate) fn rotate_when_due(&self, now: u64) {
+        let mut order = self.order.lock();
         if !order.is_rotation_due(&self.options) {
             return;
         }

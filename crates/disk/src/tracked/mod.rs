@@ -1,7 +1,7 @@
 //! The tracked disk: every write is remembered before it is carried out.
 //!
 //! One order lock fixes the order of everything: **activate the regions, append to the log, write the disk,
-//! acknowledge**. So after the death of a process the log is ahead of the disk by at most the batch in flight, which is
+//! acknowledge**; logged steps that do not overlap reach the disk side by side. So after the death of a process the log is ahead of the disk by at most the batches in flight, which are
 //! redone at the next open; after a power loss the durable log is redone and the active regions are compared.
 //!
 //! Trouble with a log or the tracking file never fails a write of the guest. The ranges of a log that cannot be
@@ -10,7 +10,7 @@
 //! | file | what |
 //! |---|---|
 //! | `batch` | requests into steps, and steps into log and disk: the write path |
-//! | `order` | what the order lock guards |
+//! | `order`, `flights` | what the order lock guards, and who holds it how |
 //! | `disk` | [`TrackedDisk`] as a block device; flush |
 //! | `cut` | rotation of the logs of several disks at one instant; sealing outside of the lock |
 //! | `queue` | sealed logs that wait to be released; coalescing |
@@ -34,6 +34,7 @@ mod disk;
 pub mod faults;
 mod file;
 mod files;
+mod flights;
 mod grow;
 mod header;
 mod open;
