@@ -169,6 +169,10 @@ impl TrackedDisk {
 
     fn flush_once(&self) -> Result<()> {
         let plan = self.plan_flush();
+        if plan.needs_disk {
+            // The medium takes the disk's pages while the log is waited for.
+            self.device.start_writeback(0, self.size_bytes());
+        }
         let logs_durable = plan.sync_logs();
         self.options.step("log-synced");
         if let Err(e) = &logs_durable {
