@@ -4,7 +4,16 @@
  * hook is a pair of shell commands that ask the loop to rest and wait until it does.
  */
 
-import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Engine, MachineEvent, PolicyInput, ProtectedMachine, QuiesceInput } from '@secondsite/engine'
 import {
@@ -20,6 +29,8 @@ import { MIB, Workplace } from './workplace.js'
 
 const SECTOR = 512
 const HOUR_MS = 3_600_000
+/** So large that the loop cannot reach the threshold of the logs. */
+const DISK_BYTES = 256 * MIB
 
 let place: Workplace
 let clock: ManualClock
@@ -80,8 +91,14 @@ function hook(freezeTail = 'while [ ! -e resting ]; do sleep 0.01; done'): Quies
 
 /** Whether the replica shows the disk between the two writes. */
 function isTorn(): boolean {
-  const replica = readFileSync(place.path('replica/os.raw.raw'))
-  return replica.readUInt32LE(0) !== replica.readUInt32LE(replica.length - SECTOR)
+  const image = openSync(place.path('replica/os.raw.raw'), 'r')
+  const [first, last] = [0, DISK_BYTES - SECTOR].map((offset) => {
+    const sector = Buffer.alloc(SECTOR)
+    readSync(image, sector, 0, SECTOR, offset)
+    return sector.readUInt32LE(0)
+  })
+  closeSync(image)
+  return first !== last
 }
 
 async function* heard(messages: AsyncIterable<Message>): AsyncGenerator<Message> {
@@ -113,7 +130,7 @@ async function open(): Promise<Engine> {
 }
 
 async function replicating(policy: PolicyInput): Promise<ProtectedMachine> {
-  const machine = await place.enable(await open(), [place.makeDisk('os.raw', MIB, 0)], policy)
+  const machine = await place.enable(await open(), [place.makeDisk('os.raw', DISK_BYTES, 0)], policy)
   await machine.startInitialReplication()
   pointKinds = []
   return machine
@@ -186,6 +203,27 @@ const hourly = (): PolicyInput => ({
   applicationConsistentSnapshotFrequencyInHours: 1,
 })
 
+describe('a machine that was frozen when everything was killed', () => {
+  it('is thawed when the engine is opened again, and the operator told', async () => {
+    const machine = await replicating({ quiesce: hook('true') })
+    await engine?.close()
+    // What engine and keeper leave when they are killed in the middle of a freeze.
+    writeFileSync(place.path('rest'), '')
+    mkdirSync(place.path('state/frozen'))
+    writeFileSync(place.path(`state/frozen/${machine.id}`), JSON.stringify(hook('true')))
+    await open()
+    expect(existsSync(place.path('rest'))).toBe(false)
+    expect(readdirSync(place.path('state/frozen'))).toEqual([])
+    expect(await lastEvent()).toMatchObject({ id: 40033, machine: 'web01', details: { method: 'command' } })
+  })
+
+  it('has no mark once it is thawed', async () => {
+    const machine = await replicating({ quiesce: hook('true') })
+    await machine.replicate({ applicationConsistent: true })
+    expect(readdirSync(place.path('state/frozen'))).toEqual([])
+  })
+})
+
 describe('a policy of one an hour', () => {
   it('makes the first cycle of each hour one, also over a restart', async () => {
     let machine = await replicating(hourly())
@@ -203,7 +241,7 @@ describe('a policy of one an hour', () => {
   })
 
   it('is refused without a hook', async () => {
-    const disks = [place.makeDisk('os.raw', MIB, 0)]
+    const disks = [place.makeDisk('os.raw', DISK_BYTES, 0)]
     const enabled = place.enable(await open(), disks, { applicationConsistentSnapshotFrequencyInHours: 1 })
     const details = { problems: [{ path: 'quiesce', value: 'undefined' }] }
     await expect(enabled).rejects.toMatchObject({ code: 'OPTION_OUT_OF_RANGE', details })

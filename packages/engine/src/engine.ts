@@ -9,6 +9,7 @@ import { resolve } from 'node:path'
 import { FolderReplica } from './apply/folder-replica.js'
 import { type Clock, systemClock } from './clock.js'
 import { SecondsiteError } from './errors.js'
+import { FrozenCuts } from './frozen-cuts.js'
 import { WorkerPool } from './pool/pool.js'
 import {
   type EventFilter,
@@ -21,6 +22,7 @@ import { Groups } from './protection/groups.js'
 import type { MachineContext, OpenableDisk } from './protection/machine-context.js'
 import { type Policy, type PolicyInput, parsePolicy } from './protection/policy.js'
 import { ProtectedMachine } from './protection/protected-machine.js'
+import { FreezeMarks } from './quiesce/freeze-marks.js'
 import { withReplica } from './protection/replica-link.js'
 import { type Random, systemRandom } from './random.js'
 import { DiskStore } from './store/disk-store.js'
@@ -88,6 +90,7 @@ export class Engine implements AsyncDisposable {
   readonly #replicas = new Map<string, FolderReplica>()
   readonly #events: EventLog
   readonly #groups: Groups
+  readonly #cuts: FrozenCuts
 
   private constructor(options: EngineOptions, store: StateStore, pool: WorkerPool) {
     this.#options = options
@@ -97,6 +100,8 @@ export class Engine implements AsyncDisposable {
     this.#random = options.random ?? systemRandom
     this.#events = new EventLog(store, this.#clock, options.onEvent)
     this.#groups = new Groups(store, this.#clock, this.#random)
+    const marks = new FreezeMarks(resolve(options.stateDirectory, 'frozen'))
+    this.#cuts = new FrozenCuts(pool, marks, () => new WorkerPool({ threadCountMax: 1 }))
   }
 
   /**
@@ -116,6 +121,7 @@ export class Engine implements AsyncDisposable {
     )
     const engine = new Engine(options, store, pool)
     try {
+      await engine.#cuts.thawLeft(await store.machines(), engine.#events)
       for (const row of await store.machines()) {
         const context = engine.#contextOf(row, await store.disks(row.machineId))
         engine.#machines.set(row.machineId, await ProtectedMachine.takeUp(context))
@@ -228,6 +234,7 @@ export class Engine implements AsyncDisposable {
     this.#machines.clear()
     for (const replica of this.#replicas.values()) await replica.close()
     this.#replicas.clear()
+    await this.#cuts.close()
     await this.#pool.close()
     await this.#store.close()
   }
@@ -325,7 +332,13 @@ export class Engine implements AsyncDisposable {
       resyncs: new ResyncStore(this.#store.db),
       events: this.#events,
       transport: this.#options.wrapTransport?.(transport) ?? transport,
-      work: primaryWork(this.#pool, () => context.policy.compression, this.#options.step ?? (() => {})),
+      work: primaryWork({
+        machineId,
+        pool: this.#pool,
+        cuts: this.#cuts,
+        compression: () => context.policy.compression,
+        step: this.#options.step ?? (() => {}),
+      }),
       clock: this.#clock,
       random: this.#random,
       frameBytes,

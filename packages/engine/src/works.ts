@@ -4,6 +4,7 @@
 
 import { open, statfs } from 'node:fs/promises'
 import { fromSystemError } from './errors.js'
+import type { FrozenCuts } from './frozen-cuts.js'
 import type { ReplicaWork } from './apply/replica-work.js'
 import { digestListBytes } from './resync/compare.js'
 import type { NativeSealedLog } from './native/index.js'
@@ -11,27 +12,31 @@ import type { WorkerPool } from './pool/pool.js'
 import type { CompressionPolicy } from './pool/frame.js'
 import { transition } from './protection/machine.js'
 import type { PrimaryWork } from './protection/machine-context.js'
-import { whileFrozen } from './quiesce/while-frozen.js'
 import { toPairs } from './ranges.js'
-import { cutDisks, exportDisks } from './track/tracked-disk.js'
+import { exportDisks } from './track/tracked-disk.js'
 
 /** Called with the name of a step just before it. */
 export type StepObserver = (name: string) => Promise<void> | void
 
+/** What the work of a machine's primary side stands on. */
+export interface PrimaryWorkParts {
+  readonly machineId: string
+  readonly pool: WorkerPool
+  readonly cuts: FrozenCuts
+  readonly compression: () => CompressionPolicy
+  readonly step: StepObserver
+}
+
 /** The work of the primary side. */
-export function primaryWork(
-  pool: WorkerPool,
-  compression: () => CompressionPolicy,
-  step: StepObserver,
-): PrimaryWork {
+export function primaryWork({ machineId, pool, cuts, compression, step }: PrimaryWorkParts): PrimaryWork {
   return {
     step,
     encode: async ({ path, offset, lengthBytes }, signal) => {
       const args = { path, offset, lengthBytes, compression: compression() }
       return (await pool.run('encodeFrame', args, { signal })).body
     },
-    cut: (disks) => cutDisks(disks, pool),
-    whileFrozen: (settings, action, signal) => whileFrozen(settings, action, signal),
+    cut: (disks) => cuts.cut(disks),
+    whileFrozen: (settings, action, signal) => cuts.whileFrozen(machineId, settings, action, signal),
     exportNbd: (disks, options) => exportDisks(disks, options, pool),
     buildBatch: async ({ disk, ranges, path, dataBytesMax }) => {
       const args = [disk.handle, toPairs(ranges), path, dataBytesMax]

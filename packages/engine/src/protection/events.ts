@@ -67,6 +67,7 @@ export const EVENTS = {
   quiesced: [40030, 'information', 'an application-consistent cut was made'],
   quiesceFailed: [40031, 'warning', 'applications could not be held at rest; the cut was crash-consistent'],
   thawFailed: [40032, 'error', 'what was frozen for a cut could not be thawed; somebody must act'],
+  thawedLate: [40033, 'warning', 'what processes that died had left frozen was thawed'],
 } as const satisfies Record<string, readonly [number, EventLevel, string]>
 
 /** Name of an event. */
