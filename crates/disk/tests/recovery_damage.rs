@@ -9,11 +9,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use recovery_common::{Change, GO_ON, Random, bytes_of, first_difference, log_of, open_view, undo_options};
+use recovery_common::{
+    Change, GO_ON, Random, bytes_of, first_difference, log_of, open_view, undo_options, view_options,
+};
 use secondsite_disk::faults::MemoryDevice;
 use secondsite_disk::{
-    BlockDevice, DiskError, Latest, MergeReport, apply_logs, changed_ranges, materialize, merge_point,
-    save_undo, undo_summary,
+    Access, BlockDevice, DiskError, FileDevice, Latest, MergeReport, PointView, ViewOptions, Work,
+    apply_logs, changed_ranges, differing_ranges, materialize, merge_point, save_undo, save_undo_ranges,
+    undo_summary,
 };
 use secondsite_hrl::LogReader;
 use secondsite_hrl::faults::rules::{FaultRule, FileOperation, arm, disarm};
@@ -186,14 +189,14 @@ fn a_view_becomes_a_file_of_its_own_or_leaves_nothing() {
     let replica = apart();
     let view = open_view(replica.folder.path(), &replica.image, 2).unwrap();
     let out = replica.folder.path().join("out.raw");
-    materialize(&view, &out, &Default::default()).unwrap();
+    materialize(&view, &out, &Work::default()).unwrap();
     assert_eq!(fs::read(&out).unwrap(), replica.points[1]);
-    assert_eq!(materialize(&view, &out, &Default::default()).unwrap_err().code(), "DISK_IN_USE");
+    assert_eq!(materialize(&view, &out, &Work::default()).unwrap_err().code(), "DISK_IN_USE");
     assert_eq!(fs::read(&out).unwrap(), replica.points[1], "what was there is not touched");
     fs::remove_file(&out).unwrap();
     damage_data(&replica.segment(3));
     let view = open_view(replica.folder.path(), &replica.image, 2).unwrap();
-    assert_eq!(materialize(&view, &out, &Default::default()).unwrap_err().code(), "UNDO_DAMAGED");
+    assert_eq!(materialize(&view, &out, &Work::default()).unwrap_err().code(), "UNDO_DAMAGED");
     assert!(!out.exists());
 }
 
@@ -227,4 +230,54 @@ fn a_save_on_a_full_or_failing_disk_leaves_nothing_behind_and_is_done_again() {
             assert_eq!(replica.read(4).unwrap(), before, "{operation:?} {calls}");
         }
     }
+}
+
+#[test]
+fn a_disk_that_has_grown_since_a_point_is_seen_as_large_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image.raw");
+    let undo = folder.path().join("undo");
+    drop(FileDevice::create(&path, SIZE).unwrap());
+    let write = |point, offset, fill| {
+        let image = FileDevice::open(&path, Access::ReadWrite).unwrap();
+        save_undo_ranges(&image, &[(offset, 8192)], &undo, point, &undo_options(), &GO_ON).unwrap();
+        image.write_at(offset, &[fill; 8192]).unwrap();
+    };
+    write(1, 0, 1);
+    let mut point_2 = vec![0; SIZE as usize];
+    point_2[..8192].fill(1);
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(2 * SIZE).unwrap();
+    write(2, SIZE - 4096, 2); // Over the old end.
+    write(2, 2 * SIZE - 8192, 3);
+    let image: Arc<dyn BlockDevice> = Arc::new(FileDevice::open(&path, Access::ReadOnly).unwrap());
+    let then = ViewOptions { size_bytes: Some(SIZE), ..view_options(2) };
+    let view = PointView::open(&undo, image.clone(), &then).unwrap();
+    assert_eq!(first_difference(&bytes_of(&view), &point_2), None);
+    assert_eq!(view.read_at(SIZE, &mut [0; 512]).unwrap_err().code(), "DISK_OUT_OF_RANGE");
+    assert_eq!(view.write_at(0, &[0; 512]).unwrap_err().code(), "DISK_READ_ONLY");
+    let out = folder.path().join("out.raw");
+    materialize(&view, &out, &Work::default()).unwrap();
+    assert_eq!(first_difference(&fs::read(&out).unwrap(), &point_2), None);
+    let whole = PointView::open(&undo, image.clone(), &view_options(2)).unwrap();
+    point_2.resize(2 * SIZE as usize, 0);
+    assert_eq!(first_difference(&bytes_of(&whole), &point_2), None, "as large as it is now");
+    let larger = ViewOptions { size_bytes: Some(3 * SIZE), ..view_options(2) };
+    assert_eq!(PointView::open(&undo, image, &larger).err().unwrap().code(), "OPTION_OUT_OF_RANGE");
+}
+
+#[test]
+fn of_ranges_that_were_overwritten_those_with_other_bytes_are_told_apart() {
+    let image: Arc<dyn BlockDevice> = Arc::new(MemoryDevice::new("image", SIZE));
+    image.write_at(0, &[5; 16384]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    save_undo_ranges(&*image, &[(0, 16384), (32768, 4096)], folder.path(), 1, &undo_options(), &GO_ON)
+        .unwrap();
+    image.write_at(0, &[5; 8192]).unwrap(); // The same again.
+    image.write_at(8192, &[6; 512]).unwrap();
+    image.write_at(32768, &[7; 4096]).unwrap();
+    let view = open_view(folder.path(), &image, 1).unwrap();
+    let ranges = changed_ranges(folder.path(), 1, Latest::Image, 0, 10).unwrap();
+    assert_eq!(ranges, [(0, 16384), (32768, 4096)]);
+    let differing = differing_ranges(&view, &*image, &ranges, &GO_ON).unwrap();
+    assert_eq!(differing, [(8192, 4096), (32768, 4096)]);
 }

@@ -217,4 +217,41 @@ describe('other processes', () => {
     reader.send('over')
     expect((await ended)[0]).toBe(0)
   })
+
+  it('go on settling an overlay after they were killed, and lose nothing', async () => {
+    const sizeBytes = 64 << 20
+    truncateSync(image, sizeBytes)
+    overwrite(1, 0, 8 << 20, 2)
+    const expected = Buffer.alloc(sizeBytes)
+    expected.fill(1, 0, SIZE)
+    const directory = join(folder, 'overlay')
+    const view = openView(1)
+    const overlay = native.createOverlay({ directory, view, image }).handle
+    for (let at = 4096; at < sizeBytes; at += 128 << 10) {
+      await native.writeDevice(overlay, at, new Uint8Array(8192).fill(9))
+      expected.fill(9, at, at + 8192)
+    }
+    native.closeDevice(overlay)
+    native.closeDevice(view)
+    const file = join(folder, 'settler.mjs')
+    const program = `
+      import * as native from ${JSON.stringify(import.meta.resolve('@secondsite/native'))}
+      const view = native.openView(${JSON.stringify({ image, undoDirectory, point: 1 })}).handle
+      const overlay = native.openOverlay({ view, ...${JSON.stringify({ directory, image })} }).handle
+      process.send('ready')
+      native.settleOverlay(overlay, ${JSON.stringify(image)})
+      process.disconnect()
+    `
+    writeFileSync(file, program)
+    for (let round = 0; native.overlayState(directory) !== 'settled'; round += 1) {
+      const settler = fork(file)
+      const ended = once(settler, 'exit')
+      await Promise.race([once(settler, 'message'), ended])
+      // The last one is left to finish, so that this ends on a machine of any speed.
+      if (round < 6) setTimeout(() => settler.kill('SIGKILL'), 4 * round)
+      await ended
+      expect(round).toBeLessThan(7)
+    }
+    expect(readFileSync(image).equals(expected)).toBe(true)
+  })
 })
