@@ -49,7 +49,7 @@ Examples:
   secondsite protect os.raw data.raw --replica /mnt/second/web01 --nbd unix:/run/web01.sock --every 30s
   secondsite protect /dev/vg/db01 --replica /mnt/second/db01 --nbd tcp:127.0.0.1:10809 --resync now
   secondsite protect os.raw --replica r --nbd unix:web01.sock --json | jq 'select(.event)'
-Then, for the guest: qemu-system-x86_64 … -drive file=URI,format=raw,if=virtio  (the URIs are printed)
+Then, for the guest: qemu-system-x86_64 …, with the lines that are printed: -drive file=…
 `
 
 const PLAN = `

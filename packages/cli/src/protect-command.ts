@@ -84,6 +84,9 @@ function sayReady(readyFd: number | undefined): void {
   closeSync(readyFd)
 }
 
+/** The last lets a guest wait while this command is started again; without it QEMU fails its requests at once. */
+const DRIVE_OPTIONS = 'format=raw,if=virtio,cache=none,discard=unmap,file.reconnect-delay=300'
+
 /** A table on a terminal, lines elsewhere, objects with `--json`. */
 class Display {
   readonly #invocation: Invocation
@@ -100,7 +103,7 @@ class Display {
     const { output, isJson } = this.#invocation
     if (isJson) return output.json({ exported: { machine: machine.name, address: nbd.address, uris } })
     output.say(`${machine.name} is served at ${nbd.address}:`)
-    for (const uri of uris) output.say(`  -drive file=${uri},format=raw,if=virtio,cache=none,discard=unmap`)
+    for (const uri of uris) output.say(`  -drive file=${uri},${DRIVE_OPTIONS}`)
   }
 
   event(event: MachineEvent): void {
