@@ -391,11 +391,15 @@ function digestOf(parts: readonly Uint8Array[]): string {
   return hash.digest('hex')
 }
 
+/** Seeds of the slow suite that found something: 1086, disks left open behind one that could not be closed. */
+const telling = [1086]
+
 /** The seeds to run: the one given in SECONDSITE_SEED, or all. */
 export function seedsToRun(): readonly number[] {
   const given = process.env['SECONDSITE_SEED']
   if (given !== undefined) return [Number(given)]
-  return Array.from({ length: seedCount }, (_, index) => 1000 + index)
+  const all = Array.from({ length: seedCount }, (_, index) => 1000 + index)
+  return [...new Set([...all, ...telling])]
 }
 
 /** One run from its seed to its end. */

@@ -30,7 +30,7 @@ import { ResyncStore } from './store/resync-store.js'
 import type { Disk, Machine } from './store/state-schema.js'
 import { StateStore } from './store/state-store.js'
 import { badRequest, type CheckedDisk, checkDisk, type DiskInput } from './track/disk-input.js'
-import { TrackedDisk } from './track/tracked-disk.js'
+import { closeDisks, TrackedDisk } from './track/tracked-disk.js'
 import { hasTrackingFile, removeTrackingFiles } from './track/tracking-files.js'
 import type { Transport } from './transport/channel.js'
 import { MIB } from './units.js'
@@ -274,7 +274,7 @@ export class Engine implements AsyncDisposable {
       this.#machines.set(row.machineId, machine)
       return machine
     } catch (error) {
-      for (const disk of context.disks) await disk.close()
+      await closeDisks(context.disks).catch(() => undefined)
       throw error
     }
   }
@@ -290,7 +290,7 @@ export class Engine implements AsyncDisposable {
       for (const row of rows) disks.push(await this.#openDisk(row, policy))
       return disks
     } catch (error) {
-      for (const disk of disks) await disk.close()
+      await closeDisks(disks).catch(() => undefined)
       throw error
     }
   }

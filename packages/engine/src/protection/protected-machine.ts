@@ -12,7 +12,7 @@ import type { ReplicationState } from '../states.js'
 import type { Machine } from '../store/state-schema.js'
 import type { DiskInput } from '../track/disk-input.js'
 import type { NbdExport, NbdOptions } from '../track/nbd-export.js'
-import type { DiskRecovery, TrackedDisk } from '../track/tracked-disk.js'
+import { closeDisks, type DiskRecovery, type TrackedDisk } from '../track/tracked-disk.js'
 import { removeTrackingFiles } from '../track/tracking-files.js'
 import { GroupMember } from './group-member.js'
 import { Jobs } from './jobs.js'
@@ -330,7 +330,7 @@ export class ProtectedMachine {
     this.#scheduler.disarm()
     await this.#jobs.close()
     await this.#scheduler.settled()
-    for (const disk of this.#context.disks) await disk.close()
+    await closeDisks(this.#context.disks)
   }
 
   /** Drops everything as the death of the process would; for tests. */
@@ -354,7 +354,7 @@ export class ProtectedMachine {
       await this.#begin()
       this.#fault = undefined
     } catch (error) {
-      for (const disk of this.#context.disks) await disk.close()
+      await closeDisks(this.#context.disks).catch(() => undefined)
       this.#context.disks = []
       throw error
     }

@@ -255,6 +255,16 @@ export async function exportDisks(
   return nbd
 }
 
+/**
+ * Closes every disk, whether or not others can be closed: one that stayed open would be in use for ever.
+ * @throws the first failure, when all have been closed
+ */
+export async function closeDisks(disks: readonly TrackedDisk[]): Promise<void> {
+  const results = await Promise.allSettled(disks.map((disk) => disk.close()))
+  const failed = results.find(({ status }) => status === 'rejected') as PromiseRejectedResult | undefined
+  if (failed) throw failed.reason
+}
+
 /** Rotates the logs of several disks as one cut. */
 export async function cutDisks(disks: readonly TrackedDisk[], pool: WorkerPool): Promise<void> {
   await pool.run('native', { call: 'cutTracked', args: [disks.map((disk) => disk.handle)] })
