@@ -61,7 +61,8 @@ afterEach(async () => {
 /** A server that runs in a guest, its cluster on the disk `/dev/NAME` mounted at `/FOLDER`. */
 async function startServer(guest: Guest, device: string, folder: string): Promise<GuestCommand> {
   await guest.run(`mkdir -p /${folder} /tmp/${folder} && mount /dev/${device} /${folder}`)
-  await guest.run(`chmod 777 /tmp/${folder}`)
+  // The file of a server that was killed names a process; in this guest that may be somebody else.
+  await guest.run(`chmod 777 /tmp/${folder} && rm -f /${folder}/pg/postmaster.pid`)
   const program = '$(echo /tools/usr/lib/postgresql/*/bin/postgres)'
   const server = guest.start(
     `LD_LIBRARY_PATH=/tools/lib exec start-stop-daemon -S -p /tmp/${folder}.pid -c ${userId} -x ${program} -- -D /${folder}/pg -k /tmp/${folder}`,
