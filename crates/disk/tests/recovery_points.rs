@@ -354,3 +354,60 @@ fn a_stopped_save_leaves_nothing_and_a_stopped_merge_leaves_all() {
     model.now.clone_from(&bytes_of(&*model.image));
     model.check();
 }
+
+/// Segments of many pages of records, which are found by bisection.
+#[test]
+fn points_with_many_scattered_ranges_read_right_wherever_one_looks() {
+    const UNITS: u64 = 2048;
+    let size = UNITS * 4096;
+    let (undo, logs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let image: Arc<dyn BlockDevice> = Arc::new(MemoryDevice::new("image", size));
+    let mut random = Random(11);
+    let mut now = vec![0; size as usize];
+    let mut points: Vec<Vec<u8>> = Vec::new();
+    let mut touched: Vec<Vec<bool>> = Vec::new();
+    for point in 1..=4u64 {
+        points.push(now.clone());
+        touched.push(vec![false; UNITS as usize]);
+        for _ in 0..5 {
+            let changes: Vec<Change> = (0..200)
+                .map(|_| {
+                    let unit = random.below(UNITS / 2) * 2; // No two units touch: each is an entry of its own.
+                    touched[point as usize - 1][unit as usize] = true;
+                    let fill = 1 + random.below(255) as u8;
+                    Change { operation: random.below(9), offset: unit * 4096, length_bytes: 4096, fill }
+                })
+                .collect();
+            changes.iter().for_each(|change| change.apply(&mut now));
+            let log = log_of(logs.path(), &changes);
+            save_undo(&*image, &[&log], undo.path(), point, &undo_options(), &GO_ON).unwrap();
+            apply_logs(&*image, &[&log], false, &GO_ON).unwrap();
+        }
+    }
+    let check = |kept: &[u64], random: &mut Random| {
+        for &point in kept {
+            let (view, expected) =
+                (open_view(undo.path(), &image, point).unwrap(), &points[point as usize - 1]);
+            for _ in 0..150 {
+                let sectors = 1 + random.below(200);
+                let at = random.below(size / 512 - sectors + 1) * 512;
+                let mut buffer = vec![0xEE; sectors as usize * 512];
+                view.read_at(at, &mut buffer).unwrap();
+                let right = &expected[at as usize..at as usize + buffer.len()];
+                assert_eq!(first_difference(&buffer, right), None, "point {point} at {at}");
+            }
+            assert_eq!(first_difference(&bytes_of(&view), expected), None, "point {point}");
+        }
+    };
+    check(&[1, 2, 3, 4], &mut random);
+    let told: Vec<(u64, u64)> = all_changes(undo.path(), 2, Latest::Point(3));
+    let expected: Vec<(u64, u64)> =
+        (0..UNITS).filter(|unit| touched[1][*unit as usize]).map(|unit| (unit * 4096, 4096)).collect();
+    assert_eq!(told, expected);
+    assert!(compact_point(undo.path(), 3, &undo_options(), &GO_ON).unwrap().deleted_count >= 4);
+    merge_point(undo.path(), 2, 1, &undo_options(), &GO_ON).unwrap();
+    check(&[1, 3, 4], &mut random);
+    drop_points_before(undo.path(), 3).unwrap();
+    check(&[3, 4], &mut random);
+    assert_eq!(undo_summary(undo.path(), true).unwrap().damage, []);
+}

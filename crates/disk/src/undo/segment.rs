@@ -6,9 +6,10 @@
 //! page by the hashes of its records and their order, data by its hash when an entry is touched for the first time.
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use parking_lot::Mutex;
 use secondsite_hrl::{Entry, HrlError, LogReader, Operation, Place as FilePlace};
 
 use super::name::SegmentName;
@@ -24,6 +25,8 @@ pub(crate) struct Segment {
     log: LogReader,
     /// One more than the offset of the first entry of each page; 0 where it was not read yet.
     fences: OnceLock<Vec<AtomicU64>>,
+    /// The page that was looked at last, by whomever: scans ask for one range behind the other.
+    recent: Mutex<Option<Arc<Page>>>,
     /// A bit for each entry whose data was checked.
     checked: OnceLock<Vec<AtomicU64>>,
 }
@@ -51,7 +54,14 @@ impl Segment {
             let reason = "its index is missing".to_owned();
             return Err(DiskError::UndoDamaged(FilePlace { path, offset: 0, reason }));
         }
-        Ok(Self { name, path, log, fences: OnceLock::new(), checked: OnceLock::new() })
+        Ok(Self {
+            name,
+            path,
+            log,
+            fences: OnceLock::new(),
+            recent: Mutex::new(None),
+            checked: OnceLock::new(),
+        })
     }
 
     /// The log.
@@ -95,17 +105,30 @@ impl Segment {
         DiskError::UndoDamaged(FilePlace { path: self.path.clone(), offset: 0, reason })
     }
 
-    /// The offset of the first entry of a page; `found` holds the page if it had to be read.
-    fn fence(&self, page: u64, found: &mut PageOf) -> Result<u64> {
+    /// A page, read when it is not the one that was looked at last.
+    fn page(&self, number: u64) -> Result<Arc<Page>> {
+        let recent = self.recent.lock().clone();
+        if let Some(page) = recent.filter(|page| page.number == number) {
+            return Ok(page);
+        }
+        let mut entries = Vec::new();
+        self.read_page(number, &mut entries)?;
+        let page = Arc::new(Page { number, entries });
+        *self.recent.lock() = Some(page.clone());
+        Ok(page)
+    }
+
+    /// The offset of the first entry of a page.
+    fn fence(&self, number: u64) -> Result<u64> {
         let pages = self.page_count() as usize;
         let fences = self.fences.get_or_init(|| (0..pages).map(|_| AtomicU64::new(0)).collect());
-        let known = fences[page as usize].load(Ordering::Relaxed);
+        let fence = &fences[number as usize];
+        let known = fence.load(Ordering::Relaxed);
         if known > 0 {
             return Ok(known - 1);
         }
-        found.load(self, page)?;
-        let offset = found.entries.first().map_or(u64::MAX - 1, |entry| entry.offset);
-        fences[page as usize].store(offset + 1, Ordering::Relaxed);
+        let offset = self.page(number)?.entries.first().map_or(u64::MAX - 1, |entry| entry.offset);
+        fence.store(offset + 1, Ordering::Relaxed);
         Ok(offset)
     }
 
@@ -130,29 +153,16 @@ impl Segment {
     }
 }
 
-/// A page of records, kept.
-#[derive(Default)]
-struct PageOf {
-    page: Option<u64>,
+/// A page of records, read and checked.
+struct Page {
+    number: u64,
     entries: Vec<Entry>,
-}
-
-impl PageOf {
-    fn load(&mut self, segment: &Segment, page: u64) -> Result<()> {
-        if self.page == Some(page) {
-            return Ok(());
-        }
-        self.page = None;
-        segment.read_page(page, &mut self.entries)?;
-        self.page = Some(page);
-        Ok(())
-    }
 }
 
 /// Finds entries of one segment for one caller, who mostly asks for one behind the other.
 pub(crate) struct Lookup<'s> {
     segment: &'s Segment,
-    page: PageOf,
+    page: Option<Arc<Page>>,
 }
 
 impl<'s> Lookup<'s> {
@@ -161,9 +171,9 @@ impl<'s> Lookup<'s> {
         self.segment
     }
 
-    /// Nothing is read yet.
+    /// Begins with the page that somebody looked at last.
     pub(crate) fn new(segment: &'s Segment) -> Self {
-        Self { segment, page: PageOf::default() }
+        Self { segment, page: segment.recent.lock().clone() }
     }
 
     /// The first entry, with its number, that ends behind `offset`.
@@ -175,33 +185,37 @@ impl<'s> Lookup<'s> {
         if page_count == 0 {
             return Ok(None);
         }
-        if let Some(found) = self.in_page(offset) {
+        if let Some(found) = self.page.as_deref().and_then(|page| page.find(offset)) {
             return Ok(Some(found));
         }
         let (mut low, mut high) = (0, page_count);
         while high - low > 1 {
             let middle = low.midpoint(high);
-            match self.segment.fence(middle, &mut self.page)? <= offset {
+            match self.segment.fence(middle)? <= offset {
                 true => low = middle,
                 false => high = middle,
             }
         }
-        for page in low..page_count.min(low + 2) {
-            self.page.load(self.segment, page)?;
-            let at = self.page.entries.partition_point(|entry| entry.end() <= offset);
-            if let Some(entry) = self.page.entries.get(at) {
-                return Ok(Some((page * PAGE_RECORDS + at as u64, *entry)));
+        // Where all of a page ends before the offset, the next entry is the first of the page behind it.
+        for number in low..page_count.min(low + 2) {
+            let page = self.segment.page(number)?;
+            let at = page.entries.partition_point(|entry| entry.end() <= offset);
+            let found = page.entries.get(at).copied();
+            self.page = Some(page);
+            if let Some(entry) = found {
+                return Ok(Some((number * PAGE_RECORDS + at as u64, entry)));
             }
         }
         Ok(None)
     }
+}
 
-    /// The answer, where the page at hand has it for sure.
-    fn in_page(&self, offset: u64) -> Option<(u64, Entry)> {
-        let page = self.page.page?;
-        let is_first = page == 0 || self.page.entries.first().is_some_and(|entry| entry.offset <= offset);
-        let at = self.page.entries.partition_point(|entry| entry.end() <= offset);
-        let entry = self.page.entries.get(at).filter(|_| is_first)?;
-        Some((page * PAGE_RECORDS + at as u64, *entry))
+impl Page {
+    /// The first entry that ends behind `offset`, where this page has it for sure.
+    fn find(&self, offset: u64) -> Option<(u64, Entry)> {
+        let is_first = self.number == 0 || self.entries.first().is_some_and(|entry| entry.offset <= offset);
+        let at = self.entries.partition_point(|entry| entry.end() <= offset);
+        let entry = self.entries.get(at).filter(|_| is_first)?;
+        Some((self.number * PAGE_RECORDS + at as u64, *entry))
     }
 }
