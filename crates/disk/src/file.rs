@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::{Advice, FallocateFlags, SeekFrom, fadvise, fallocate, seek};
-use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev};
+use rustix::io::{Errno, ReadWriteFlags, preadv2, pwrite, pwritev};
 use secondsite_hrl::faults::rules::{FileOperation, permit, permitted};
 
 use crate::device::{BlockDevice, Extent, ExtentKind, check_range};
@@ -25,6 +25,8 @@ use crate::error::{DiskError, Place, Result};
 const QEMU_LOCK_START: i64 = 100;
 /// Zeros are written in pieces of this where they cannot be made otherwise.
 const ZERO_PIECE_BYTES: usize = 1 << 20;
+/// Longest write of a guest in one call, which is the largest folio it makes.
+const GUEST_PIECE_BYTES: usize = 64 << 10;
 
 /// Most slices that one pwritev takes (IOV_MAX of Linux).
 const SLICES_MAX: usize = 1024;
@@ -65,6 +67,8 @@ pub struct FileDevice {
     size_bytes: AtomicU64,
     is_read_only: bool,
     is_poisoned: AtomicBool,
+    /// Longest write in one call.
+    write_bytes_max: usize,
 }
 
 impl FileDevice {
@@ -108,7 +112,8 @@ impl FileDevice {
     fn over(path: &Path, file: File, info: DiskInfo, is_read_only: bool) -> Self {
         let size_bytes = AtomicU64::new(info.size_bytes);
         let is_poisoned = AtomicBool::new(false);
-        Self { file, path: path.to_path_buf(), info, size_bytes, is_read_only, is_poisoned }
+        let write_bytes_max = usize::MAX;
+        Self { file, path: path.to_path_buf(), info, size_bytes, is_read_only, is_poisoned, write_bytes_max }
     }
 
     /// What the disk is.
@@ -125,6 +130,15 @@ impl FileDevice {
         // Advice: a disk that does not take it is scanned all the same.
         let _ = fadvise(&self.file, 0, None, Advice::Random);
         self
+    }
+
+    /// The same disk, for a guest that writes short and long pieces to it: long ones go in calls of 64 KiB.
+    ///
+    /// A long write fills the page cache with a folio of its size, and each short write into that walks all of its buffers
+    /// (30 µs for 4 KiB into a folio of 1 MiB, against 5).
+    #[must_use]
+    pub fn for_guests(self) -> Self {
+        Self { write_bytes_max: GUEST_PIECE_BYTES, ..self }
     }
 
     /// The open file.
@@ -223,14 +237,14 @@ impl BlockDevice for FileDevice {
         self.check_write(offset, length_bytes)?;
         let written = permitted(&self.path, FileOperation::Write, offset, length_bytes)
             .map_err(|stopped| stopped.error)
-            .and_then(|()| write_all_vectored(&self.file, offset, slices));
+            .and_then(|()| write_all_vectored(&self.file, offset, slices, self.write_bytes_max));
         written.map_err(|e| DiskError::write(self.place(offset, length_bytes), e))
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.check_write(offset, data.len() as u64)?;
         let written = match permitted(&self.path, FileOperation::Write, offset, data.len() as u64) {
-            Ok(()) => self.file.write_all_at(data, offset),
+            Ok(()) => write_all_vectored(&self.file, offset, &[IoSlice::new(data)], self.write_bytes_max),
             // The part before a failure reaches the disk.
             Err(stopped) => {
                 let part = &data[..data.len().min(stopped.permitted_bytes as usize)];
@@ -297,12 +311,17 @@ impl BlockDevice for FileDevice {
     }
 }
 
-fn write_all_vectored(file: &File, mut offset: u64, slices: &[IoSlice<'_>]) -> io::Result<()> {
+fn write_all_vectored(
+    file: &File,
+    mut offset: u64,
+    slices: &[IoSlice<'_>],
+    bytes_max: usize,
+) -> io::Result<()> {
     let mut slices = slices.to_vec();
     let mut slices = slices.as_mut_slice();
     IoSlice::advance_slices(&mut slices, 0); // Drops empty ones in front, so that 0 written means no progress.
     while !slices.is_empty() {
-        match pwritev(file, &slices[..slices.len().min(SLICES_MAX)], offset) {
+        match write_some(file, slices, offset, bytes_max) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => {
                 offset += written as u64;
@@ -313,6 +332,26 @@ fn write_all_vectored(file: &File, mut offset: u64, slices: &[IoSlice<'_>]) -> i
         }
     }
     Ok(())
+}
+
+/// One call: as many slices as fit into `bytes_max`, or the beginning of the first.
+fn write_some(
+    file: &File,
+    slices: &[IoSlice<'_>],
+    offset: u64,
+    bytes_max: usize,
+) -> rustix::io::Result<usize> {
+    let mut room = bytes_max;
+    let fitting = slices.iter().take(SLICES_MAX).take_while(|slice| {
+        let fits = slice.len() <= room;
+        room = room.saturating_sub(slice.len());
+        fits
+    });
+    match fitting.count() {
+        0 => pwrite(file, &slices[0][..bytes_max], offset),
+        1 => pwrite(file, &slices[0], offset),
+        count => pwritev(file, &slices[..count], offset),
+    }
 }
 
 /// Says what is at a path.

@@ -243,3 +243,31 @@ fn after_a_failed_sync_no_later_one_succeeds() {
     disk.file().sync_data().expect("the kernel believes all is well");
     assert_eq!(disk.flush().expect_err("we do not").code(), "DISK_SYNC_FAILED");
 }
+
+#[test]
+fn what_a_guest_writes_in_one_piece_arrives_whole_however_it_is_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("d.raw");
+    drop(FileDevice::create(&path, 4 << 20).unwrap());
+    let device = FileDevice::open(&path, Access::Exclusive).unwrap().for_guests();
+    let bytes: Vec<u8> = (0..3 << 20).map(|n: u32| (n / 512 * 7 + n) as u8).collect();
+    let mut found = vec![0; bytes.len()];
+    device.write_at(512, &bytes).unwrap();
+    device.read_at(512, &mut found).unwrap();
+    assert!(found == bytes, "one slice");
+    // Around the 64 KiB of a call: slices that fill it, pass it, and lie inside of one another's call.
+    let lengths = [512, 65_536, 65_024, 512, 512, 66_048, 300_032, 4096];
+    let (mut slices, mut at) = (Vec::new(), 1024);
+    for length in lengths {
+        slices.push(std::io::IoSlice::new(&bytes[at..at + length]));
+        at += length;
+    }
+    device.write_zeroes(0, 4 << 20, true).unwrap();
+    device.write_vectored_at(4096, &slices).unwrap();
+    let written = &mut found[..at - 1024];
+    device.read_at(4096, written).unwrap();
+    assert!(*written == bytes[1024..at], "many slices");
+    let mut beside = [1; 1024];
+    device.read_at(4096 + (at as u64 - 1024), &mut beside).unwrap();
+    assert_eq!(beside, [0; 1024], "nothing behind the last slice");
+}

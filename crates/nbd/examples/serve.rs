@@ -1,15 +1,16 @@
 //! Serves raw files over NBD, tracked or not: the server as benches measure it.
 //!
 //! `serve unix:PATH|tcp:HOST:PORT IMAGE… [track=FOLDER] [log-flush] [spin=US] [read-only]`; ends with standard input.
-//! Exports are named after the files. With `track` each image gets its logs in a folder of its own below.
+//! Exports are named after the files. With `track` each image gets its logs in a folder of its own below; a line on
+//! standard input cuts all logs and releases them, as a cycle does, and is answered by a line.
 
 use std::error::Error;
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use secondsite_disk::{Access, BlockDevice, FileDevice, FlushMode, TrackOptions, TrackedDisk};
+use secondsite_disk::{Access, BlockDevice, FileDevice, FlushMode, TrackOptions, TrackedDisk, cut};
 use secondsite_nbd::{DeviceExport, Export, Listen, NbdServer, ServerOptions, TrackedExport};
 
 type Anyhow<T> = Result<T, Box<dyn Error>>;
@@ -38,10 +39,23 @@ fn main() -> Anyhow<()> {
     }
     let server = NbdServer::start(options)?;
     writeln!(std::io::stdout(), "{}", server.address())?;
-    std::io::stdin().read_to_end(&mut Vec::new())?;
+    for line in std::io::stdin().lock().lines() {
+        line?;
+        cycle(&tracked)?;
+        writeln!(std::io::stdout(), "released")?;
+    }
     server.stop();
     writeln!(std::io::stdout(), "{:?}", server.counters())?;
     tracked.iter().try_for_each(|disk: &Arc<TrackedDisk>| disk.close())?;
+    Ok(())
+}
+
+fn cycle(tracked: &[Arc<TrackedDisk>]) -> Anyhow<()> {
+    cut(tracked)?;
+    for disk in tracked {
+        let ids: Vec<_> = disk.unreleased_logs().iter().map(|log| log.sealed.id).collect();
+        disk.release_logs(&ids)?;
+    }
     Ok(())
 }
 
@@ -70,7 +84,7 @@ fn parse_listen(word: &str) -> Anyhow<Listen> {
 
 fn open(image: &Path, words: &Words, tracked: &mut Vec<Arc<TrackedDisk>>) -> Anyhow<Arc<dyn Export>> {
     let access = if words.is_read_only { Access::ReadOnly } else { Access::Exclusive };
-    let device: Arc<dyn BlockDevice> = Arc::new(FileDevice::open(image, access)?);
+    let device: Arc<dyn BlockDevice> = Arc::new(FileDevice::open(image, access)?.for_guests());
     let Some(folder) = &words.track else {
         let export = DeviceExport::new(device).with_fast_zeroing();
         return Ok(Arc::new(if words.is_read_only { export.read_only() } else { export }));

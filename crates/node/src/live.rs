@@ -221,6 +221,12 @@ pub fn tracked_written(handle: u32, from: f64, length_bytes: f64) -> Result<Vec<
     Ok(pairs_of(&live(handle)?.written_since_cut(from, length_bytes)))
 }
 
+/// A second opening of a live disk, for who reads much of it: without read-ahead, which would fill the page cache with
+/// folios that make the guest's writes slow.
+fn scan_of(disk: &TrackedDisk) -> Result<FileDevice> {
+    FileDevice::open(disk.path(), Access::ReadOnly).map(FileDevice::for_scans).map_err(from_disk)
+}
+
 /// 16 bytes a chunk of `ranges` of a live disk.
 #[napi(catch_unwind)]
 pub fn digest_tracked(
@@ -231,7 +237,7 @@ pub fn digest_tracked(
     seed: String,
     digest_bytes: f64,
 ) -> Result<Uint8Array> {
-    digest_device(live(handle)?.as_ref(), &ranges, chunk_bytes, &digest, &seed, digest_bytes)
+    digest_device(&scan_of(live(handle)?.as_ref())?, &ranges, chunk_bytes, &digest, &seed, digest_bytes)
 }
 
 /// Builds a sealed log of the present content of `ranges` of a live disk.
@@ -257,7 +263,7 @@ pub fn build_tracked_batch(
     let data_bytes_max = offset("dataBytesMax", data_bytes_max)?;
     let ranges = ranges_of(&ranges)?;
     let (sealed, next_offset) =
-        build_batch(disk.as_ref(), &ranges, &out, options, data_bytes_max, now_ns).map_err(from_disk)?;
+        build_batch(&scan_of(&disk)?, &ranges, &out, options, data_bytes_max, now_ns).map_err(from_disk)?;
     Ok(NativeBatch { log: sealed_log_of(&out, &sealed, now_ns), next_offset: size(next_offset) })
 }
 
