@@ -334,6 +334,8 @@ export interface NativeOpenOptions {
   diskId: string
   /** `disk` or `log`. */
   flushMode: string
+  /** Whether it was tracked before; a tracking file that is gone then owes a resynchronization. Default false. */
+  isExpected?: boolean
 }
 
 /** Where an overlay lies, and what is below it. */

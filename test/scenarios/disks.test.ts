@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { type Engine, type ProtectedMachine, SecondsiteError } from '@secondsite/engine'
 import { ManualClock } from '@secondsite/engine/testing'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
@@ -197,6 +197,8 @@ describe('a disk that leaves a machine', () => {
     await machine.replicate()
     place.expectEqual(['os.raw'])
     expect(readFileSync(place.path('replica/data.raw.raw')).equals(image)).toBe(true)
+    rmSync(place.path('replica/data.raw.raw'))
+    await machine.replicate()
     const again = await machine.addDisk(path)
     await joined(machine)
     const copy = readFileSync(place.path(`replica/data.raw-${again.diskId.slice(0, 8)}.raw`))

@@ -430,3 +430,28 @@ fn after_a_fold_the_chain_begins_anew_as_the_replica_may_not_have_what_was_folde
     );
     assert_eq!(replica.converge(&files, &disk), 0, "and nothing is compared");
 }
+
+#[test]
+fn a_tracking_file_that_is_gone_is_known_to_be_lost_by_its_successor() {
+    use secondsite_disk::TrackFiles;
+    let (device, files) = world();
+    let disk = open(device.clone(), options(&files, "boot", 1)).0;
+    let mut replica = Replica::new();
+    disk.write_at(0, &[1; 4096]).unwrap();
+    replica.cycle(&files, &disk, false);
+    disk.write_at(65536, &[2; 4096]).unwrap(); // Never sent, and no log of it is left.
+    disk.close().unwrap();
+    drop(disk);
+    for name in files.names(Path::new("/track")).unwrap() {
+        files.remove(&Path::new("/track").join(name)).unwrap();
+    }
+    // The first opening dies at once, and the second need not be told.
+    for (boot, is_expected) in [("boot", true), ("boot", false)] {
+        let disk = open(device.clone(), TrackOptions { is_expected, ..options(&files, boot, 2) }).0;
+        let status = disk.status();
+        assert_eq!(status.resync_reason, Some(ResyncReason::LogDamaged));
+        assert_eq!((status.mode, status.is_whole_disk_unknown), (Mode::Map, true));
+    }
+    let disk = open(device, options(&files, "boot", 3)).0;
+    assert_eq!(replica.converge(&files, &disk), DISK_BYTES);
+}

@@ -46,6 +46,8 @@ pub struct NativeOpenOptions {
     pub disk_id: String,
     /// `disk` or `log`.
     pub flush_mode: String,
+    /// Whether it was tracked before; a tracking file that is gone then owes a resynchronization. Default false.
+    pub is_expected: Option<bool>,
 }
 
 /// A live disk as opened.
@@ -371,7 +373,8 @@ fn track_options(options: &NativeOpenOptions) -> Result<TrackOptions> {
     let directory = PathBuf::from(&options.tracking_directory);
     let defaults = TrackOptions::new(directory, disk_id, boot_id, Arc::new(now_ns), Arc::new(fill_random));
     // The engine brings the replica to the new size before anything of the new range is applied there.
-    Ok(TrackOptions { flush_mode, is_growth_accepted: true, ..defaults })
+    let is_expected = options.is_expected.unwrap_or(false);
+    Ok(TrackOptions { flush_mode, is_expected, is_growth_accepted: true, ..defaults })
 }
 
 /// Changes with every start of the system.

@@ -279,15 +279,22 @@ export class Engine implements AsyncDisposable {
     }
   }
 
-  #openDisk({ path, diskId, trackingDirectory }: OpenableDisk, policy: Policy): Promise<TrackedDisk> {
-    const options = { path, diskId, trackingDirectory, flushMode: policy.flushMode }
+  #openDisk(
+    { path, diskId, trackingDirectory, isExpected }: OpenableDisk,
+    policy: Policy,
+  ): Promise<TrackedDisk> {
+    const options = { path, diskId, trackingDirectory, flushMode: policy.flushMode, isExpected }
     return TrackedDisk.open(options, this.#pool)
   }
 
   async #openDisks(rows: readonly Disk[], policy: Policy): Promise<TrackedDisk[]> {
     const disks: TrackedDisk[] = []
     try {
-      for (const row of rows) disks.push(await this.#openDisk(row, policy))
+      for (const row of rows) {
+        // The replica has some of it, so it was tracked.
+        const isExpected = row.isInitialDone === 1 || row.initialNextOffset > 0
+        disks.push(await this.#openDisk({ ...row, isExpected }, policy))
+      }
       return disks
     } catch (error) {
       await closeDisks(disks).catch(() => undefined)

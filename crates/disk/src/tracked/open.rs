@@ -3,6 +3,7 @@
 //! | left like | what is done |
 //! |---|---|
 //! | never tracked | a tracking file and a first log are made |
+//! | tracked, but the tracking file is gone | a new one, whose first word is that the whole disk is unknown |
 //! | closed, disk unchanged | the open log goes on |
 //! | closed, disk changed since | as above, and the whole disk is unknown (DISK_MODIFIED_OFFLINE) |
 //! | process died | logs swapped out are sealed, the tail of the open log is redone onto the disk, it goes on |
@@ -135,7 +136,7 @@ impl<'o> Opening<'o> {
                 let header = fresh_header(device, options, next_number);
                 let tracking = Tracking::create(file, header).map_err(fail)?;
                 options.files.sync_folder(&names.folder).map_err(fail)?;
-                let is_fresh = is_new && numbers.is_empty();
+                let is_fresh = is_new && numbers.is_empty() && !options.is_expected;
                 (tracking, if is_fresh { Recovery::Created } else { Recovery::ProcessDeath })
             }
         };

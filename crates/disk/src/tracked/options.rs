@@ -42,6 +42,9 @@ pub struct TrackOptions {
     /// Whether a disk that is larger than when it was tracked last is grown when it is opened. Otherwise it is refused, as
     /// is one that is smaller.
     pub is_growth_accepted: bool,
+    /// Whether the disk was tracked before and a replica rests on that. A tracking file that is not there any more has then
+    /// been lost with all it knew, and the new one is born with that as its reason; default false.
+    pub is_expected: bool,
     /// Unix nanoseconds.
     pub clock: Clock,
     /// Fills a buffer with bytes that guests cannot guess.
@@ -72,6 +75,7 @@ impl TrackOptions {
             log_size_bytes_max: 4 << 30,
             active_region_count_max: super::regions::ACTIVE_REGIONS_MAX,
             is_growth_accepted: false,
+            is_expected: false,
             clock,
             random,
             log_fault: None,

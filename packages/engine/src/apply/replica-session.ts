@@ -103,7 +103,9 @@ export class ReplicaSession {
       }
     })
     await this.#store.claim({ relationshipId, machine, fencingNumber, disks })
-    for (const disk of await this.#store.disks()) await this.#ensureImage(disk)
+    const claimed = new Set(disks.map(({ diskId }) => diskId))
+    // The image of a disk that has left is its owner's business.
+    for (const disk of await this.#store.disks()) if (claimed.has(disk.diskId)) await this.#ensureImage(disk)
     const applied = await this.#applier.applyReceived() // What an earlier conversation could not bring into the images.
     if (applied?.kind === 'delta') await this.#caughtUp()
     await this.#applier.cleanApplied()

@@ -77,6 +77,7 @@ export interface OpenableDisk {
   readonly diskId: string
   readonly path: string
   readonly trackingDirectory: string
+  readonly isExpected: boolean
 }
 
 /** How far the first copy of a disk is: it is under way, or a cut behind it is still to be applied. */

@@ -62,7 +62,7 @@ export async function addDisk(
   await context.members.add(row)
   try {
     await context.work.step('disk.before-opening')
-    const disk = await context.openDisk(row)
+    const disk = await context.openDisk({ ...row, isExpected: false })
     if (isClosed()) await closeLate(context, disk)
     context.copies.set(row.diskId, 'copying')
     context.disks = [...context.disks, disk]

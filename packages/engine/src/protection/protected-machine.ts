@@ -350,7 +350,6 @@ export class ProtectedMachine {
     await finishLeaving(this.#context)
     this.#context.disks = await this.#context.openDisks()
     try {
-      await this.#noticeLostTracking()
       await this.#begin()
       this.#fault = undefined
     } catch (error) {
@@ -358,19 +357,6 @@ export class ProtectedMachine {
       this.#context.disks = []
       throw error
     }
-  }
-
-  /**
-   * Tracking files that were removed by hand took with them what the replica was never sent. The chain of logs begins
-   * anew then, which a machine whose disk was never written to, or a closing cut, would take for the right one.
-   */
-  async #noticeLostTracking(): Promise<void> {
-    const rows = await this.#context.store.disks(this.id)
-    const begun = rows.filter((row) => row.isInitialDone === 1 || row.initialNextOffset > 0)
-    const lost = this.#context.disks.filter(
-      ({ diskId, recovery }) => recovery.kind === 'created' && begun.some((row) => row.diskId === diskId),
-    )
-    for (const disk of lost) await disk.requireResync('LOG_DAMAGED', true)
   }
 
   /** What a crash left between disks and queue is settled before anything is due. */

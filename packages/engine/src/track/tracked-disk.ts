@@ -28,6 +28,8 @@ export interface TrackedDiskOptions {
   /** Where logs and tracking file go; default the folder of the disk. */
   readonly trackingDirectory?: string
   readonly flushMode: FlushMode
+  /** Whether it was tracked before: a tracking file that is gone then owes a resynchronization; default false. */
+  readonly isExpected?: boolean
 }
 
 /** What opening found. */
@@ -71,8 +73,8 @@ export class TrackedDisk {
   static async open(options: TrackedDiskOptions, pool: WorkerPool): Promise<TrackedDisk> {
     const path = resolve(options.path)
     const trackingDirectory = options.trackingDirectory ?? dirname(path)
-    const { diskId, flushMode } = options
-    const args = [{ path, trackingDirectory, diskId, flushMode }]
+    const { diskId, flushMode, isExpected = false } = options
+    const args = [{ path, trackingDirectory, diskId, flushMode, isExpected }]
     const opened = (await pool.run('native', { call: 'openTracked', args })) as OpenedDisk
     return new TrackedDisk(options, opened, pool)
   }
