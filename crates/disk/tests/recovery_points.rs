@@ -411,3 +411,35 @@ fn points_with_many_scattered_ranges_read_right_wherever_one_looks() {
     check(&[3, 4], &mut random);
     assert_eq!(undo_summary(undo.path(), true).unwrap().damage, []);
 }
+
+#[test]
+fn saves_and_summaries_are_not_disturbed_by_segments_that_are_brought_together_meanwhile() {
+    let mut model = Model::new(13);
+    let undo = model.undo.path().to_path_buf();
+    let (point, is_over) = (model.newest(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let merging = scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                compact_point(&undo, point, &undo_options(), &GO_ON).unwrap();
+            }
+        });
+        let summing = scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                assert_eq!(undo_summary(&undo, false).unwrap().damage, []);
+            }
+        });
+        for _ in 0..40 {
+            // One sector after another, so that each save has something new.
+            let at = model.random.below(SECTORS / 8) * 4096;
+            let change = Change { operation: 2, offset: at, length_bytes: 512, fill: 7 };
+            change.apply(&mut model.now);
+            let log = log_of(model.logs.path(), &[change]);
+            save_undo(&*model.image, &[&log], &undo, point, &undo_options(), &GO_ON).unwrap();
+            apply_logs(&*model.image, &[&log], false, &GO_ON).unwrap();
+        }
+        is_over.store(true, Ordering::Relaxed);
+        merging.join().unwrap();
+        summing.join().unwrap();
+    });
+    model.check();
+}

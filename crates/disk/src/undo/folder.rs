@@ -113,6 +113,11 @@ impl UndoFolder {
         Err(DiskError::Busy(Place::whole(&self.path), "its segments change without end".into()))
     }
 
+    /// Whether what failed by a listing may have failed because segments were replaced since, and is to be tried again.
+    pub(crate) fn is_outdated(epoch: &Epoch, listing: &Listing) -> Result<bool> {
+        Ok(epoch.value()? != listing.epoch)
+    }
+
     fn names(&self) -> Result<Vec<SegmentName>> {
         let fail = |e| DiskError::open(&self.path, e);
         let mut names = Vec::new();

@@ -115,6 +115,7 @@ pub fn drop_points_before(folder: &Path, point: u64) -> Result<MergeReport> {
         merge.listing.segments.iter().copied().filter(|name| name.point < point).collect();
     let Some(last) = dropped.iter().map(|name| name.last).max() else { return Ok(MergeReport::default()) };
     merge.epoch.note_dropped(last + 1)?;
+    merge.epoch.note_change()?;
     merge.folder.delete(&dropped)?;
     Ok(MergeReport { written_bytes: 0, deleted_count: dropped.len() as u64 })
 }

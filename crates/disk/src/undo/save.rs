@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use secondsite_hrl::{LogId, LogOptions, SealedLog};
 
+use super::epoch::Epoch;
 use super::folder::{Listing, UndoFolder};
 use super::name::{POINT_MAX, SAVE_MAX, SegmentName};
 use super::ranges::{Ranges, ranges_of_logs, subtract};
@@ -116,10 +117,7 @@ fn save(
     {
         epoch.note_dropped(oldest.first)?; // The epoch file was lost, and what was dropped with it.
     }
-    let missing = listing
-        .of(point)
-        .into_iter()
-        .try_fold(ranges, |ranges, name| subtract(ranges, &Segment::open(&folder.path, name)?))?;
+    let missing = missing_of(&folder, &epoch, listing.clone(), point, ranges)?;
     let mut report = SaveReport::default();
     let mut next_save = listing.next_save;
     if !missing.is_empty() {
@@ -133,6 +131,26 @@ fn save(
         epoch.note_save(next_save - 1)?;
     }
     Ok(report)
+}
+
+/// What of `ranges` the segments of a point do not hold. They may be brought together meanwhile.
+fn missing_of(
+    folder: &UndoFolder,
+    epoch: &Epoch,
+    mut listing: Listing,
+    point: u64,
+    ranges: Vec<(u64, u64)>,
+) -> Result<Vec<(u64, u64)>> {
+    loop {
+        let missing = listing
+            .of(point)
+            .into_iter()
+            .try_fold(ranges.clone(), |ranges, name| subtract(ranges, &Segment::open(&folder.path, name)?));
+        if missing.is_ok() || !UndoFolder::is_outdated(epoch, &listing)? {
+            return missing;
+        }
+        listing = folder.list(epoch)?;
+    }
 }
 
 fn check_point(folder: &UndoFolder, listing: &Listing, point: u64) -> Result<()> {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use secondsite_hrl::index_path;
 
-use super::folder::UndoFolder;
+use super::folder::{Listing, UndoFolder};
 use super::name::SegmentName;
 use super::segment::{Segment, damaged};
 use crate::error::{DiskError, Result};
@@ -61,14 +61,25 @@ pub fn undo_summary(folder: &Path, is_deep: bool) -> Result<UndoSummary> {
     if !folder.exists() {
         return Ok(UndoSummary::default());
     }
-    let listing = folder.list(&folder.epoch()?)?;
+    let epoch = folder.epoch()?;
+    loop {
+        let listing = folder.list(&epoch)?;
+        let summary = sum_up(&folder, &listing, is_deep);
+        let is_whole = summary.as_ref().is_ok_and(|summary| summary.damage.is_empty());
+        if is_whole || !UndoFolder::is_outdated(&epoch, &listing)? {
+            return summary;
+        }
+    }
+}
+
+fn sum_up(folder: &UndoFolder, listing: &Listing, is_deep: bool) -> Result<UndoSummary> {
     let mut summary = UndoSummary::default();
     for gap in &listing.gaps {
         let (path, reason) = (folder.path.clone(), gap.reason());
         summary.damage.push(UndoDamage { path, offset: 0, reason, through_point: gap.through_point });
     }
     for name in &listing.segments {
-        summary.add(&folder, *name, is_deep)?;
+        summary.add(folder, *name, is_deep)?;
     }
     summary.points.sort_by_key(|point| point.point);
     Ok(summary)
