@@ -89,11 +89,14 @@ fn a_write_beside_a_slow_one_is_done_first_and_one_over_it_second() {
         let slow = scope.spawn(|| disk.write_at(0, &[1; 8192]));
         is_there.recv().unwrap();
         disk.write_at(8192, &[2; 4096]).unwrap();
-        assert_eq!(*device.written.lock(), [8192], "it did not wait for the slow one");
         let over = scope.spawn(|| disk.write_at(4096, &[3; 512]));
+        // Time for one that does not wait to be there first.
+        (0..20_000).for_each(|_| std::thread::yield_now());
+        let before = device.written.lock().clone();
         go_on.send(()).unwrap();
         slow.join().unwrap().unwrap();
         over.join().unwrap().unwrap();
+        assert_eq!(before, [8192], "one waits for the slow one, which it overlaps, and one does not");
     });
     assert_eq!(read_all(disk.as_ref())[4096..4608], [3; 512]);
     assert_eq!(Replica::new().converge(&files, &disk), 0);
@@ -115,8 +118,9 @@ fn a_cut_waits_for_what_is_logged_and_not_on_the_disk() {
         });
         // Not proof, but where a cut does not wait it is over by now, most of the time.
         (0..1000).for_each(|_| std::thread::yield_now());
-        assert!(!is_cut.load(Ordering::SeqCst));
+        let was_cut = is_cut.load(Ordering::SeqCst);
         go_on.send(()).unwrap();
+        assert!(!was_cut);
         slow.join().unwrap().unwrap();
         assert_eq!(cutting.join().unwrap()[..4096], [1; 4096], "the log of the cut says so");
     });
