@@ -12,7 +12,6 @@ import {
   openSync,
   readFileSync,
   rmSync,
-  writeSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -38,9 +37,8 @@ const stops = []
 function makeDisk(path) {
   const file = openSync(path, 'w+')
   // The rest is a hole: logs of a run may grow past the part that is written to, and must not reach the threshold.
+  // Nothing long is written first: its large folios would stay, and each 4 KiB write walks all buffers of one.
   ftruncateSync(file, 32 * sizeBytes)
-  const block = random.bytes(MIB)
-  for (let at = 0; at < sizeBytes; at += MIB) writeSync(file, block, 0, MIB, at)
   closeSync(file)
   const args = [
     '--name=warm',
@@ -54,6 +52,19 @@ function makeDisk(path) {
   return path
 }
 
+/** Takes a disk out of the page cache: what is written back and what was not, alike for every server. */
+function makeCold(path) {
+  const args = [`of=${path}`, 'oflag=nocache', 'conv=notrunc,fdatasync', 'count=0']
+  if (spawnSync('dd', args, { stdio: 'ignore' }).status !== 0) throw new Error(`dd left ${path} in the cache`)
+}
+
+/** Seconds of both modes that a process has taken, from ticks of 10 ms. */
+function cpuSeconds(pid) {
+  const text = readFileSync(`/proc/${pid}/stat`, 'utf8')
+  const fields = text.slice(text.lastIndexOf(')') + 2).split(' ')
+  return (Number(fields[11]) + Number(fields[12])) / 100
+}
+
 /** A server with a disk of its own. */
 async function foreign(name, command, argsOf) {
   const home = join(folder, name.replaceAll(' ', '-'))
@@ -65,7 +76,7 @@ async function foreign(name, command, argsOf) {
     await once(child, 'exit')
   })
   while (!existsSync(socket)) await new Promise((done) => setTimeout(done, 20))
-  return { name, uri: `nbd+unix:///?socket=${socket}`, settle: async () => {} }
+  return { name, disk, pid: child.pid, uri: `nbd+unix:///?socket=${socket}`, settle: async () => {} }
 }
 
 async function secondsite(name, policy = {}, spin = 0) {
@@ -97,7 +108,7 @@ async function secondsite(name, policy = {}, spin = 0) {
     child.disconnect()
     await ended
   })
-  return { name, uri: ready, ask, settle: () => ask({ cycle: true }) }
+  return { name, disk, pid: child.pid, uri: ready, ask, settle: () => ask({ cycle: true }) }
 }
 
 /** One run of fio; its own numbers. */
@@ -117,6 +128,7 @@ async function fio(server, args) {
     '--percentile_list=50:99:99.9',
     ...args,
   ]
+  const before = cpuSeconds(server.pid)
   const child = spawn('fio', [...common, ...rest], { cwd: memory })
   let text = ''
   child.stdout.on('data', (piece) => (text += piece))
@@ -128,6 +140,7 @@ async function fio(server, args) {
   return {
     iops: side.iops,
     megabytes: side.bw_bytes / 1e6,
+    cpuUs: ((cpuSeconds(server.pid) - before) * 1e6) / side.total_ios,
     p99Us: percentiles['99.000000'] / 1000,
     p999Us: percentiles['99.900000'] / 1000,
   }
@@ -143,22 +156,32 @@ function withOthers(measured) {
   return [...kept, ...measured.filter((group) => !isOlder(group))]
 }
 
-async function group(title, method, unit, servers, args, pick = (run) => run.iops) {
+async function group(title, method, unit, servers, args, pick = (run) => run.iops, isCold = false) {
   if (!title.includes(only)) return
-  const tails = new Map(servers.map(({ name }) => [name, []]))
+  const [tails, costs] = [0, 0].map(() => new Map(servers.map(({ name }) => [name, []])))
   const contestants = servers.map((server) => ({
     name: server.name,
-    prepare: server.settle,
+    prepare: async () => {
+      await server.settle()
+      if (isCold) makeCold(server.disk)
+    },
     run: async () => {
       const run = await fio(server, args)
       tails.get(server.name).push(run.p999Us)
+      costs.get(server.name).push(run.cpuUs)
       return pick(run)
     },
   }))
   const results = ratios(await interleave(contestants, rounds), servers[0].name)
-  for (const result of results) result.p999Us = summary(tails.get(result.name)).median
+  for (const result of results) {
+    result.p999Us = summary(tails.get(result.name)).median
+    result.cpuUs = summary(costs.get(result.name)).median
+  }
   const tail = results.map(({ name, p999Us }) => `${name} ${p999Us.toFixed(0)}`).join(', ')
-  report({ title, method: `${method} p99.9 in µs: ${tail}.`, unit, results })
+  const cost = results.map(({ name, cpuUs }) => `${name} ${cpuUs.toFixed(1)}`).join(', ')
+  const said = `${method} p99.9 in µs: ${tail}. CPU of the server in µs a request: ${cost}.`
+  process.stdout.write(`  CPU µs a request: ${cost}\n`)
+  report({ title, method: said, unit, results })
 }
 
 function report(made) {
@@ -172,7 +195,7 @@ function report(made) {
   }
 }
 
-const cache = `${sizeBytes / MIB} MiB of a sparse disk on ext4, written in 4 KiB pieces at random places just before (small folios), page cache warm; log, replica and image on the same disk; a cycle before each run, outside of it.`
+const cache = `${sizeBytes / MIB} MiB of a sparse disk on ext4, written only in 4 KiB pieces at random places (small folios), page cache warm; log, replica and image on the same disk; a cycle before each run, outside of it.`
 
 const write = (bs, depth, ...more) => [`--bs=${bs}`, `--iodepth=${depth}`, '--rw=randwrite', ...more]
 
@@ -181,6 +204,15 @@ async function throughput(nbdkit, others, tracked, spinning, logFlush) {
   await group('P4 randwrite 4k qd32', cache, 'IOPS', all, write('4k', 32))
   await group('P4 randwrite 4k qd1', cache, 'IOPS', [...all, spinning], write('4k', 1))
   await group('P5 randread 4k qd32, warm', cache, 'IOPS', all, ['--bs=4k', '--iodepth=32', '--rw=randread'])
+  await group(
+    'P5 randread 4k qd32, cold',
+    cache.replace('page cache warm', 'taken out of the page cache before each run'),
+    'IOPS',
+    all,
+    ['--bs=4k', '--iodepth=32', '--rw=randread'],
+    (run) => run.iops,
+    true,
+  )
   await group('P5 write 64k qd16', cache, 'MB/s', all, write('64k', 16), (run) => run.megabytes)
   await group(
     'P5 write 1M qd8',
