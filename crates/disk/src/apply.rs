@@ -45,26 +45,55 @@ pub fn apply_logs(
             secondsite_hrl::verify(path, Some(size_bytes))?;
         }
     }
-    let mut applier =
-        Applier { image, stop, report: ApplyReport::default(), gathered: Vec::new(), gathered_at: 0 };
+    Applier::new(image, u64::MAX, stop).apply_all(logs)
+}
+
+/// Writes the entries of `logs`, in order, to `image` until the first one that is later than `until_ns` (Unix nanoseconds), and
+/// syncs it: the state of a disk at a time between two cuts.
+///
+/// # Errors
+/// As [`apply_logs`].
+pub fn apply_logs_until(
+    image: &dyn BlockDevice,
+    logs: &[&Path],
+    until_ns: u64,
+    stop: &AtomicBool,
+) -> Result<ApplyReport> {
+    let applier = Applier::new(image, until_ns, stop);
     for path in logs {
-        let options = ReadOptions { disk_size_bytes: Some(size_bytes), ..ReadOptions::default() };
-        applier.apply(&LogReader::open_with(path, options)?)?;
+        secondsite_hrl::verify(path, Some(image.size_bytes()))?;
     }
-    applier.write_gathered()?;
-    image.flush()?;
-    Ok(applier.report)
+    applier.apply_all(logs)
 }
 
 struct Applier<'a> {
     image: &'a dyn BlockDevice,
+    /// Entries later than this end it.
+    until_ns: u64,
+    is_ended: bool,
     stop: &'a AtomicBool,
     report: ApplyReport,
     gathered: Vec<u8>,
     gathered_at: u64,
 }
 
-impl Applier<'_> {
+impl<'a> Applier<'a> {
+    fn new(image: &'a dyn BlockDevice, until_ns: u64, stop: &'a AtomicBool) -> Self {
+        let report = ApplyReport::default();
+        Self { image, until_ns, is_ended: false, stop, report, gathered: Vec::new(), gathered_at: 0 }
+    }
+
+    fn apply_all(mut self, logs: &[&Path]) -> Result<ApplyReport> {
+        for path in logs {
+            let disk_size_bytes = Some(self.image.size_bytes());
+            let options = ReadOptions { disk_size_bytes, ..ReadOptions::default() };
+            self.apply(&LogReader::open_with(path, options)?)?;
+        }
+        self.write_gathered()?;
+        self.image.flush()?;
+        Ok(self.report)
+    }
+
     fn apply(&mut self, log: &LogReader) -> Result<()> {
         let mut entries = log.entries()?;
         let mut batch = Vec::new();
@@ -73,6 +102,10 @@ impl Applier<'_> {
                 return Err(DiskError::Stopped(Place::whole(self.image.path())));
             }
             for entry in &batch {
+                self.is_ended |= entry.time_ns > self.until_ns;
+                if self.is_ended {
+                    return Ok(());
+                }
                 self.apply_entry(log, entry)?;
             }
         }

@@ -14,7 +14,7 @@ mod undo;
 mod view;
 mod work;
 
-pub use apply::{ApplyReport, apply_logs};
+pub use apply::{ApplyReport, apply_logs, apply_logs_until};
 pub use batch::build_batch;
 pub use device::{BlockDevice, Extent, ExtentKind, check_range, extents};
 pub use digest::{CHUNK_BYTES_MAX, DIGEST_BYTES, DigestAlgorithm, chunk_count, digest_ranges};

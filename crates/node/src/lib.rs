@@ -14,4 +14,5 @@ mod notify;
 mod number;
 mod overlays;
 mod recovery;
+mod replay;
 mod sealed;

@@ -197,6 +197,20 @@ pub fn require_tracked_resync(handle: u32, reason: String, is_whole_disk: bool) 
     live(handle)?.require_resync(reason_of(&reason)?, is_whole_disk).map_err(from_disk)
 }
 
+/// Remembers that ranges, as flat pairs, have to be compared.
+#[napi(catch_unwind)]
+pub fn require_tracked_ranges(handle: u32, reason: String, ranges: Vec<f64>) -> Result<()> {
+    let ranges = ranges_of(&ranges)?;
+    live(handle)?.require_resync_of(reason_of(&reason)?, &ranges).map_err(from_disk)
+}
+
+/// What was written inside a window since the last acknowledged cut, as flat pairs.
+#[napi(catch_unwind)]
+pub fn tracked_dirty(handle: u32, from: f64, length_bytes: f64) -> Result<Vec<f64>> {
+    let (from, length_bytes) = (offset("offset", from)?, offset("lengthBytes", length_bytes)?);
+    Ok(pairs_of(&live(handle)?.dirty(from, length_bytes)))
+}
+
 /// Begins a resynchronization at an exact cut.
 #[napi(catch_unwind)]
 pub fn begin_tracked_resync(handle: u32) -> Result<()> {

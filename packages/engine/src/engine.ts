@@ -55,6 +55,26 @@ export interface GroupRequest {
   readonly machines: readonly string[]
 }
 
+/** A machine that is protected without being copied, see {@link Engine.adopt}. */
+export interface Adoption {
+  readonly machineId: string
+  readonly relationshipId: string
+  readonly name: string
+  readonly policy: PolicyInput
+  readonly fencingNumber: number
+  /** Folder of its replica, which is there. */
+  readonly directory: string
+  readonly disks: readonly {
+    readonly diskId: string
+    readonly name: string
+    readonly path: string
+    readonly trackingDirectory: string
+    readonly sizeBytes: number
+  }[]
+  /** Whether the tracking files of the disks know of ranges that may differ. */
+  readonly isResyncOwed: boolean
+}
+
 /** Options of {@link Engine.open}; all but the first are for tests and tuning. */
 export interface EngineOptions {
   /** Folder of the engine's state, created when it is missing; one engine at a time. */
@@ -209,9 +229,55 @@ export class Engine implements AsyncDisposable {
     await this.#groups.dissolve(name)
   }
 
+  /**
+   * Protects a machine whose replica has all of it, or owes the ranges that its tracking files know. Part of
+   * `reverseReplication`; calling it again with the same ids does nothing.
+   */
+  async adopt({ disks, directory, isResyncOwed, fencingNumber, ...of }: Adoption): Promise<ProtectedMachine> {
+    const known = this.#machines.get(of.machineId)
+    if (known) return known
+    const policy = parsePolicy(of.policy)
+    const row = {
+      ...this.#machineRow(of.machineId, of.name, policy, directory),
+      relationshipId: of.relationshipId,
+      fencingNumber,
+      isInitialReplicationDone: 1,
+      state: isResyncOwed ? ('WaitingForStartResynchronize' as const) : ('Replicating' as const),
+      resyncReason: isResyncOwed ? 'REPLICATION_REVERSED' : null,
+    }
+    const rows = disks.map((disk, position) => ({
+      ...disk,
+      machineId: of.machineId,
+      position,
+      isInitialDone: 1,
+    }))
+    await this.#store.addMachine(row, rows, 'operator', 'replication was reversed')
+    const context = this.#contextOf(
+      await this.#store.machine(of.machineId),
+      await this.#store.disks(of.machineId),
+    )
+    const machine = await ProtectedMachine.takeUp(context)
+    this.#machines.set(of.machineId, machine)
+    await this.#events.raise({ machineId: of.machineId, name: of.name }, 'enabled', { replica: directory })
+    return machine
+  }
+
+  /** Ends a machine whose replica has become the primary, and lets go of the replica's folder. Part of `reverseReplication`. */
+  async retire(machine: ProtectedMachine): Promise<void> {
+    const directory = machine.replicaDirectory
+    await machine.retire()
+    await this.#replicas.get(directory)?.close()
+    this.#replicas.delete(directory)
+  }
+
   /** What happened to machines, oldest first; also of those that are not protected any more. */
   events(filter: EventFilter = {}): Promise<MachineEvent[]> {
     return this.#events.list(filter)
+  }
+
+  /** Waits until the replicas in folders have done what they do beside cycles, such as letting go of expired points. */
+  async settled(): Promise<void> {
+    for (const replica of this.#replicas.values()) await replica.settled()
   }
 
   /** Closes machines, replicas, workers and the state directory, in this order; calling it again does nothing. */
@@ -280,10 +346,10 @@ export class Engine implements AsyncDisposable {
   }
 
   #openDisk(
-    { path, diskId, trackingDirectory, isExpected }: OpenableDisk,
+    { path, name, diskId, trackingDirectory, isExpected }: OpenableDisk,
     policy: Policy,
   ): Promise<TrackedDisk> {
-    const options = { path, diskId, trackingDirectory, flushMode: policy.flushMode, isExpected }
+    const options = { path, name, diskId, trackingDirectory, flushMode: policy.flushMode, isExpected }
     return TrackedDisk.open(options, this.#pool)
   }
 

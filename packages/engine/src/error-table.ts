@@ -138,6 +138,11 @@ export const ERROR_TABLE = {
     'The operating system could not write to the disk.',
     'Check the medium and the system log; a write that works later goes on by itself.',
   ),
+  FAILOVER_NOT_FOUND: final(
+    'invalidState',
+    'The replica has not been failed over.',
+    'Look at its state with `secondsite points`; start a failover first.',
+  ),
   FENCED: final(
     'accessDenied',
     'Another primary with a higher fencing number has taken over this replica.',
@@ -295,6 +300,11 @@ export const ERROR_TABLE = {
     'No machine of this name is protected here.',
     'List the machines; check the state directory.',
   ),
+  MACHINE_RUNNING: final(
+    'invalidState',
+    'The machine still uses its disks.',
+    'Shut it down and detach its disks, then try again.',
+  ),
   NBD_ADDRESS_IN_USE: final(
     'inUse',
     'Another server listens at the address, or a file that is no socket lies there.',
@@ -401,6 +411,31 @@ export const ERROR_TABLE = {
     'An earlier run of this recovery plan is not finished.',
     'Continue or abandon the run named in the details.',
   ),
+  POINT_IN_USE: final(
+    'inUse',
+    'Recovery points that would go are being read: by views, restores or test failovers.',
+    'Stop the test failovers and close what has the points open, then try again.',
+  ),
+  POINT_LOCKED: final(
+    'accessDenied',
+    'Recovery points are locked until a time that has not come yet.',
+    'Wait until then, or confirm by name that they go with the commit.',
+  ),
+  POINT_NOT_EXACT: final(
+    'notAvailable',
+    'The time lies where not every write was kept: before the kept logs, or inside a resynchronization.',
+    'Choose a recovery point, or a time that `secondsite points --around` shows as exact.',
+  ),
+  POINT_NOT_FOUND: final(
+    'notAvailable',
+    'The replica has no such recovery point.',
+    'List them with `secondsite points`; one may have expired meanwhile.',
+  ),
+  PRIMARY_ALIVE: final(
+    'invalidState',
+    'The primary still replicates into this replica, so its machine may be running.',
+    'Shut the machine down and use a planned failover, or confirm that the primary is to be fenced.',
+  ),
   PROTOCOL_ERROR: final(
     'failed',
     'The other side sent something that is not the protocol.',
@@ -451,6 +486,11 @@ export const ERROR_TABLE = {
     'The disk of the replica store is full.',
     'Free space on it; replication goes on by itself.',
   ),
+  REPLICA_FAILED_OVER: final(
+    'invalidState',
+    'The replica has been failed over: it takes nothing from this primary any more.',
+    'Find out which side is active. Cancel the failover to replicate again, or reverse replication.',
+  ),
   REPLICA_INVALID_STATE: final(
     'invalidState',
     'The replica does not accept changes: it has been failed over, or was changed by somebody else.',
@@ -465,6 +505,11 @@ export const ERROR_TABLE = {
     'fileNotFound',
     'The folder of the replica has no replica store.',
     'Mount the volume that holds it; replication goes on by itself. When the replica is lost, disable the machine and enable it anew.',
+  ),
+  SPLIT_BRAIN: final(
+    'invalidState',
+    'Both sides were written to since the point that they have in common.',
+    'Look at what each side has, and say whose writes are to be given up; they are kept as a log.',
   ),
   STATE_BEHIND: final(
     'invalidState',
@@ -505,6 +550,11 @@ export const ERROR_TABLE = {
     'notSupported',
     'The database was written by a newer version of the program.',
     'Use that version; this one would not understand it.',
+  ),
+  TEST_FAILOVER_NOT_FOUND: final(
+    'notAvailable',
+    'There is no such test failover.',
+    'List them with `secondsite test-failover list`.',
   ),
   TRANSPORT_FAILED: retried(
     'notAvailable',

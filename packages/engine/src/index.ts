@@ -19,6 +19,7 @@ export type {
   MissingMember,
 } from './protection/consistency-group.js'
 export type { Policy, PolicyInput } from './protection/policy.js'
+export type { PrepareOptions, PrepareReport } from './protection/failover-preparation.js'
 export type { Progress, ProgressListener, ProgressPhase } from './protection/progress.js'
 export type { EventFilter, MachineEvent, MachineEventListener } from './protection/events.js'
 export type { DiskMeasurement, Measurement } from './protection/measurement.js'
@@ -30,6 +31,25 @@ export type { DiskVerification, VerifyReport } from './protection/verification.j
 export type { QuiesceReport } from './quiesce/quiesce.js'
 export type { QuiesceInput, QuiesceSettings } from './quiesce/settings.js'
 export type { Random } from './random.js'
+export type { KeptSpan, RecoveryPointChoice, StateInTime } from './recovery/choice.js'
+export type { RecoveryDevice } from './recovery/device.js'
+export type { DiskDifference } from './recovery/diff.js'
+export type { Failover, FailoverInfo } from './recovery/failover.js'
+export type { PointDamage, RecoveryPoint } from './recovery/points.js'
+export type {
+  FailoverOutlook,
+  Replica,
+  StartFailoverOptions,
+  TestFailoverOptions,
+} from './recovery/replica.js'
+export type { RestoredDisk, RestoreOptions, RestoreProgress } from './recovery/restore.js'
+export type { TestFailover, TestFailoverInfo } from './recovery/test-failover.js'
+export type { PointView } from './recovery/view.js'
+export type { ReplicaOptions } from './replica.js'
+export { openReplica } from './replica.js'
+export type { FormerPrimary, ReverseReport, ReverseRequest } from './reverse.js'
+export { reverseReplication } from './reverse.js'
+export type { Adoption } from './engine.js'
 export type { ByteRange } from './ranges.js'
 export type { PointKind, ReplicationHealth, ReplicationState } from './states.js'
 export type { NbdCounters, NbdExport, NbdOptions, NbdTls } from './track/nbd-export.js'

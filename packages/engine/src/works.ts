@@ -7,7 +7,7 @@ import { fromSystemError } from './errors.js'
 import type { FrozenCuts } from './frozen-cuts.js'
 import type { ReplicaWork } from './apply/replica-work.js'
 import { digestListBytes } from './resync/compare.js'
-import type { NativeSealedLog } from './native/index.js'
+import type { NativeSealedLog, NativeUndoSummary } from './native/index.js'
 import type { WorkerPool } from './pool/pool.js'
 import type { CompressionPolicy } from './pool/frame.js'
 import { transition } from './protection/machine.js'
@@ -108,6 +108,20 @@ export function replicaWork(pool: WorkerPool, step: StepObserver): ReplicaWork {
     },
     verifyLog: async (paths, diskSizeBytes) => {
       await run('verifyLog', paths.log, diskSizeBytes)
+    },
+    saveUndo: async (imagePath, logPaths, place) => {
+      await run('saveUndo', imagePath, [...logPaths], place)
+    },
+    undoPoints: async (undoDirectory) => {
+      const { points } = (await run('undoSummary', undoDirectory, false)) as NativeUndoSummary
+      return points.map(({ point }) => point)
+    },
+    pinnedPoints: async (undoDirectory) => (await run('pinnedPoints', undoDirectory)) as number[],
+    mergePoint: async (place, into) => {
+      await run('mergePoint', place, into)
+    },
+    dropPointsBefore: async (undoDirectory, point) => {
+      await run('dropPointsBefore', undoDirectory, point)
     },
     applyLogs: async (imagePath, logPaths) => {
       await run('applyLogs', imagePath, [...logPaths], true)

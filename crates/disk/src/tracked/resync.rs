@@ -153,6 +153,24 @@ impl TrackedDisk {
         self.check_tracking()
     }
 
+    /// Remembers that ranges (offset, length) have to be compared, and only they unless more is owed already.
+    ///
+    /// # Errors
+    /// LOG_WRITE_FAILED of the tracking file.
+    pub fn require_resync_of(&self, reason: ResyncReason, ranges: &[(u64, u64)]) -> Result<()> {
+        {
+            let mut order = self.order.lock();
+            let mut bits = SparseBits::default();
+            for &(offset, length_bytes) in ranges {
+                bits.set(order.tracking.chunks(offset, length_bytes), |_| ());
+            }
+            order.tracking.change_bits(&bits);
+        }
+        self.owe(reason);
+        self.sync_tracking();
+        self.check_tracking()
+    }
+
     /// Deletes logs that were given up, once the disk holds durably what they hold.
     pub(crate) fn sweep(&self) -> Result<()> {
         let (numbers, floor) = {

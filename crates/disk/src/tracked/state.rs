@@ -57,10 +57,12 @@ pub enum ResyncReason {
     ReplicaChanged,
     /// Somebody asked.
     AskedFor,
+    /// The replica has become the primary: both sides may have what the other has not.
+    ReplicationReversed,
 }
 
 impl ResyncReason {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::DiskModifiedOffline,
         Self::LogWriteFailed,
         Self::LogDiskFull,
@@ -71,6 +73,7 @@ impl ResyncReason {
         Self::ChainBroken,
         Self::ReplicaChanged,
         Self::AskedFor,
+        Self::ReplicationReversed,
     ];
 
     /// The stable name.
@@ -86,6 +89,7 @@ impl ResyncReason {
             Self::ChainBroken => "CHAIN_BROKEN",
             Self::ReplicaChanged => "REPLICA_CHANGED",
             Self::AskedFor => "ASKED_FOR",
+            Self::ReplicationReversed => "REPLICATION_REVERSED",
         }
     }
 

@@ -7,8 +7,7 @@
  */
 
 import { existsSync } from 'node:fs'
-import { SecondsiteError } from '../errors.js'
-import { ReplicaStore } from '../store/replica-store.js'
+import { ReplicaStore, requireStore } from '../store/replica-store.js'
 import type { Channel, Transport } from '../transport/channel.js'
 import { memoryTransport } from '../transport/memory.js'
 import type { Clock } from '../clock.js'
@@ -54,6 +53,11 @@ export class FolderReplica implements Transport {
     return this.#open.transport.connect(signal)
   }
 
+  /** Waits until nothing is applied or let go of any more. */
+  async settled(): Promise<void> {
+    await this.#open?.service.settled()
+  }
+
   /** Waits for what has begun and closes the store. The next connection opens it again. */
   async close(): Promise<void> {
     const open = this.#open
@@ -67,16 +71,13 @@ export class FolderReplica implements Transport {
     const { directory } = this.#options
     if (existsSync(ReplicaStore.fileOf(directory))) return
     await this.close()
-    throw new SecondsiteError('REPLICA_NOT_FOUND', {
-      message: `no replica store in ${directory}`,
-      details: { path: directory },
-    })
+    requireStore(directory)
   }
 
   #openStore(): OpenReplica {
     const { directory, clock, work } = this.#options
     const store = ReplicaStore.open(directory, clock)
-    const service = new ReplicaService(store, work)
+    const service = new ReplicaService(store, work, clock)
     return { store, service, transport: memoryTransport((channel) => void service.serve(channel)) }
   }
 }

@@ -1,26 +1,31 @@
 /**
  * Brings received shipments into the images, in the order of their numbers.
  *
- * All shipments up to the newest delta (or batch of initial replication) are one step: marked as applying, written to
- * every disk, synced, marked as applied, and only then removed from the spool. Logs are idempotent, so a step that was
+ * All shipments up to the newest delta (or batch of initial replication) are one step: marked as applying, what they
+ * overwrite saved for the newest recovery point, written to every disk, synced, marked as applied, and only then removed
+ * from the spool. Logs are idempotent, so a step that was
  * cut short is done again from its start.
  */
 
 import { join } from 'node:path'
+import type { Clock } from '../clock.js'
 import { isSecondsiteError } from '../errors.js'
 import type { Receipt, ReplicaDisk, SpooledLog } from '../store/replica-schema.js'
 import type { ReplicaStore } from '../store/replica-store.js'
+import { PointKeeper } from './point-keeper.js'
 import type { ReplicaWork } from './replica-work.js'
 import { Spool } from './spool.js'
 
 export class ReplicaApplier {
   readonly #store: ReplicaStore
   readonly #work: ReplicaWork
+  readonly #keeper: PointKeeper
   readonly spool: Spool
 
-  constructor(store: ReplicaStore, work: ReplicaWork) {
+  constructor(store: ReplicaStore, work: ReplicaWork, clock: Clock) {
     this.#store = store
     this.#work = work
+    this.#keeper = new PointKeeper(store, work, clock)
     this.spool = new Spool(join(store.directory, 'spool'))
   }
 
@@ -33,10 +38,9 @@ export class ReplicaApplier {
     const last = cycles.at(-1)
     if (last === undefined) return undefined
     const logs = await this.#logsOf(cycles)
+    const disks = await this.#store.disks()
     await this.#work.step('apply.before-marking')
-    for (const cycle of cycles) await this.#store.markApplying(cycle.cycleNumber)
-    await this.#work.step('apply.before-writing')
-    await this.#applyAll(logs)
+    await this.#applyAll(disks, logs, () => this.#keeper.begin(cycles, disks, logs))
     await this.#work.step('apply.before-watermark')
     await this.#store.markApplied(cycles.map((cycle) => cycle.cycleNumber))
     await this.#work.step('apply.before-cleaning')
@@ -83,13 +87,21 @@ export class ReplicaApplier {
   }
 
   /** A log that was damaged here can never be applied: what is open goes, so that a resynchronization can begin. */
-  async #applyAll(logs: readonly SpooledLog[]): Promise<void> {
-    const disks = await this.#store.disks()
-    const applied = await Promise.allSettled(disks.map((disk) => this.#applyTo(disk, logs)))
-    const failure = applied.find((one) => one.status === 'rejected')?.reason as unknown
-    if (failure === undefined) return
-    if (isDamage(failure)) await this.discardOpen()
-    throw failure
+  async #applyAll(
+    disks: readonly ReplicaDisk[],
+    logs: readonly SpooledLog[],
+    begin: () => Promise<void>,
+  ): Promise<void> {
+    try {
+      await begin()
+      await this.#work.step('apply.before-writing')
+      const applied = await Promise.allSettled(disks.map((disk) => this.#applyTo(disk, logs)))
+      const failure = applied.find((one) => one.status === 'rejected')
+      if (failure) throw failure.reason
+    } catch (error) {
+      if (isDamage(error)) await this.discardOpen()
+      throw error
+    }
   }
 
   async #applyTo(disk: ReplicaDisk, logs: readonly SpooledLog[]): Promise<void> {
@@ -97,8 +109,14 @@ export class ReplicaApplier {
     if (paths.length > 0) await this.#work.applyLogs(disk.imagePath, paths)
   }
 
+  /** Lets go of recovery points that no rule keeps. */
+  async expire(): Promise<void> {
+    await this.#keeper.expire()
+  }
+
   async #clean(logs: readonly SpooledLog[]): Promise<void> {
-    for (const log of logs) this.spool.remove({ log: log.path, index: log.indexPath })
+    for (const log of await this.#keeper.keepLogs(logs))
+      this.spool.remove({ log: log.path, index: log.indexPath })
     await this.#store.forgetLogs(logs.map((log) => log.logId))
   }
 }

@@ -10,6 +10,7 @@
  * One channel at a time: a newer one waits until what the older one has begun is settled.
  */
 
+import type { Clock } from '../clock.js'
 import type { Channel } from '../transport/channel.js'
 import { errorMessage } from '../transport/messages.js'
 import type { ReplicaStore } from '../store/replica-store.js'
@@ -23,10 +24,10 @@ export class ReplicaService {
   readonly #applier: ReplicaApplier
   #turn: Promise<void> = Promise.resolve()
 
-  constructor(store: ReplicaStore, work: ReplicaWork) {
+  constructor(store: ReplicaStore, work: ReplicaWork, clock: Clock) {
     this.store = store
     this.#work = work
-    this.#applier = new ReplicaApplier(store, work)
+    this.#applier = new ReplicaApplier(store, work, clock)
   }
 
   /** Applies what an earlier process had received and not applied. Call it once before {@link serve}. */

@@ -91,7 +91,7 @@ export class ReplicaSession {
       throw protocolError(`version ${hello.protocolVersion} is not spoken here, only ${PROTOCOL_VERSION}`)
     }
     await this.#applying // A later hello tells of disks that have grown.
-    const { relationshipId, machine, fencingNumber } = hello
+    const { relationshipId, machine, fencingNumber, recovery } = hello
     const disks = hello.disks.map(({ diskId, name, sizeBytes }) => {
       return {
         diskId,
@@ -102,7 +102,8 @@ export class ReplicaSession {
         appliedLogId: null,
       }
     })
-    await this.#store.claim({ relationshipId, machine, fencingNumber, disks })
+    const recoveryJson = recovery ? JSON.stringify(recovery) : null
+    await this.#store.claim({ relationshipId, machine, fencingNumber, recoveryJson, disks })
     const claimed = new Set(disks.map(({ diskId }) => diskId))
     // The image of a disk that has left is its owner's business.
     for (const disk of await this.#store.disks()) if (claimed.has(disk.diskId)) await this.#ensureImage(disk)
@@ -269,6 +270,8 @@ export class ReplicaSession {
       const applied = await this.#applier.applyReceived()
       if (applied?.kind === 'delta') await this.#caughtUp()
       if (applied) await this.#tellApplied(applied)
+      // Beside the conversation: a failure costs room, not data, and the next shipment tries again.
+      if (applied) await this.#applier.expire().catch(() => {})
     } catch (error) {
       this.#applyFailure = error as Error
       await this.#channel.send(errorMessage(error)).catch(() => {})

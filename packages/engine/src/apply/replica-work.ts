@@ -31,6 +31,13 @@ export interface DigestRequest {
   readonly seed: string
 }
 
+/** A point of a disk, and where what leads back to it is kept. */
+export interface UndoPlace {
+  readonly diskId: string
+  readonly undoDirectory: string
+  readonly point: number
+}
+
 export interface ReplicaWork {
   /** Creates an image of zeros that must not exist yet. */
   createImage(path: string, sizeBytes: number): Promise<void>
@@ -40,6 +47,16 @@ export interface ReplicaWork {
   decodeFrame(body: Uint8Array, target: FrameTarget): Promise<void>
   /** Checks a spooled log completely, its entries against the size of the disk. */
   verifyLog(paths: SpoolPaths, diskSizeBytes: number): Promise<void>
+  /** Saves, durably, what logs will overwrite of an image and the point does not hold yet. */
+  saveUndo(imagePath: string, logPaths: readonly string[], place: UndoPlace): Promise<void>
+  /** Points that files in an undo folder belong to, ascending. */
+  undoPoints(undoDirectory: string): Promise<number[]>
+  /** Points of an undo folder with a view that is open in some process. */
+  pinnedPoints(undoDirectory: string): Promise<number[]>
+  /** Moves what a point holds into the next older one, as far as that does not hold it. */
+  mergePoint(place: UndoPlace, into: number): Promise<void>
+  /** Deletes what leads back to points older than this. */
+  dropPointsBefore(undoDirectory: string, point: number): Promise<void>
   /** Writes the entries of verified logs to an image, in order, and syncs it. */
   applyLogs(imagePath: string, logPaths: readonly string[]): Promise<void>
   /** 16 bytes a chunk. */

@@ -49,6 +49,7 @@ export type NativeResyncReason =
   | 'CHAIN_BROKEN'
   | 'REPLICA_CHANGED'
   | 'ASKED_FOR'
+  | 'REPLICATION_REVERSED'
 
 /** Counters of a tracked disk, one snapshot. */
 export interface NativeTrackedStatus {

@@ -75,6 +75,7 @@ export interface GroupMembership {
 /** What a disk is opened by. */
 export interface OpenableDisk {
   readonly diskId: string
+  readonly name: string
   readonly path: string
   readonly trackingDirectory: string
   readonly isExpected: boolean

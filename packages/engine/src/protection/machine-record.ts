@@ -87,10 +87,10 @@ export class MachineRecord {
   }
 
   /** Removes the row with all that hangs on it. @throws {INVALID_STATE} */
-  async remove(): Promise<void> {
+  async remove(trigger: Trigger = 'disable'): Promise<void> {
     const { machineId, store, events } = this.#context
-    const to = this.next('disable')
-    const change = { machineId, trigger: 'disable', from: this.state, to, operator: OPERATOR }
+    const to = this.next(trigger)
+    const change = { machineId, trigger, from: this.state, to, operator: OPERATOR }
     await store.removeMachine({ ...change, reason: 'asked for' })
     this.#row = { ...this.#row, state: to }
     this.#isRemoved = true

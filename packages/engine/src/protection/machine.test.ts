@@ -4,8 +4,8 @@ import { allowedVerbs, EVENTS, requireTransition, type Trigger, transition, VERB
 import { stateMachineMarkdown } from './state-diagram.js'
 import { parseReplicationState, REPLICATION_STATE, type ReplicationState, type Side } from '../states.js'
 
-const done = { isInitialReplicationDone: true }
-const open = { isInitialReplicationDone: false }
+const done = { isInitialReplicationDone: true, stateBefore: 'Suspended' } as const
+const open = { isInitialReplicationDone: false, stateBefore: 'Suspended' } as const
 
 const NAMES: Record<string, ReplicationState> = {
   D: 'Disabled',
@@ -18,6 +18,10 @@ const NAMES: Record<string, ReplicationState> = {
   WR: 'WaitingForStartResynchronize',
   RS: 'Resynchronizing',
   RX: 'ResynchronizeSuspended',
+  PF: 'PreparedForFailover',
+  RP: 'RecoveryInProgress',
+  FW: 'FailedOverWaitingCompletion',
+  FO: 'FailedOver',
 }
 
 // Written by hand from the tables of the model, not from the program. "R/IP": done / still open.
@@ -31,19 +35,34 @@ S    -      -                       -/RI                     -       R/IP   RS  
 E    -      -                       -                        S       R/IP   RS            -                   D
 WR   -      -                       -                        -       RS     RS            -                   D
 RS   -      -                       -                        RX      -      -             WR                  D
-RX   -      -                       -                        -       RS     RS            WR                  D`
+RX   -      -                       -                        -       RS     RS            WR                  D
+PF   -      -                       -                        -       -      -             -                   D`
+
+const PRIMARY_FAILOVER = `
+from prepareFailover startFailover changeRecoveryPoint cancelFailover commitFailover reverseReplication
+D    -               -             -                   -              -              -
+RI   -               -             -                   -              -              -
+IP   -               -             -                   -              -              -
+R    PF              -             -                   -              -              -
+S    -               -             -                   -              -              -
+E    -               -             -                   -              -              -
+WR   -               -             -                   -              -              -
+RS   -               -             -                   -              -              -
+RX   -               -             -                   -              -              -
+PF   -               -             -                   R              -              D`
 
 const PRIMARY_EVENTS = `
-from initialReplicationComplete resyncRequired windowOpens resyncComplete nonRecoverableError replicaFailedOver
-D    -                          -              -           -              -                   -
-RI   -                          -              -           -              -                   -
-IP   R                          WR             -           -              E                   -
-R    -                          WR             -           -              E                   E
-S    -                          WR             -           -              -                   -
-E    -                          WR             -           -              -                   -
-WR   -                          -              RS          -              -                   -
-RS   -                          WR             -           R              E                   -
-RX   -                          -              -           -              -                   -`
+from initialReplicationComplete resyncRequired windowOpens resyncComplete nonRecoverableError replicaFailedOver replicaReversed
+D    -                          -              -           -              -                   -              -
+RI   -                          -              -           -              -                   -              -
+IP   R                          WR             -           -              E                   -              D
+R    -                          WR             -           -              E                   E              D
+S    -                          WR             -           -              -                   -              D
+E    -                          WR             -           -              -                   -              D
+WR   -                          -              RS          -              -                   -              D
+RS   -                          WR             -           R              E                   -              D
+RX   -                          -              -           -              -                   -              D
+PF   -                          -              -           -              -                   -              -`
 
 const REPLICA_VERBS = `
 from enable suspend resume disable startInitialReplication resynchronize
@@ -54,7 +73,25 @@ S    -      -       R      D       -                       -
 E    -      -       R      D       -                       -
 WR   -      -       -      D       -                       -
 RS   -      -       -      D       -                       -
-RX   -      -       -      D       -                       -`
+RX   -      -       -      D       -                       -
+RP   -      -       -      -       -                       -
+FW   -      -       -      D       -                       -
+FO   -      -       -      D       -                       -`
+
+// The state before is S.
+const REPLICA_FAILOVER = `
+from startFailover failoverStarted changeRecoveryPoint cancelFailover commitFailover reverseReplication prepareFailover
+D    -             -               -                   -              -              -                  -
+WI   -             -               -                   -              -              -                  -
+R    RP            -               -                   -              -              -                  -
+S    RP            -               -                   -              -              -                  -
+E    RP            -               -                   -              -              -                  -
+WR   RP            -               -                   -              -              -                  -
+RS   RP            -               -                   -              -              -                  -
+RX   RP            -               -                   -              -              -                  -
+RP   -             FW              -                   S              -              -                  -
+FW   -             -               FW                  S              FO             D                  -
+FO   -             -               -                   -              -              D                  -`
 
 interface Cell {
   side: Side
@@ -81,13 +118,16 @@ function cells(side: Side, text: string): Cell[] {
 const ALL = [
   ...cells('primary', PRIMARY_VERBS),
   ...cells('primary', PRIMARY_EVENTS),
+  ...cells('primary', PRIMARY_FAILOVER),
   ...cells('replica', REPLICA_VERBS),
+  ...cells('replica', REPLICA_FAILOVER),
 ]
 
 describe('transition', () => {
   it('has a test for each state and each verb of the primary side', () => {
-    expect(new Set(cells('primary', PRIMARY_VERBS).map((cell) => cell.trigger))).toEqual(new Set(VERBS))
-    expect(ALL).toHaveLength(9 * 8 + 9 * 6 + 8 * 6)
+    const verbs = [...cells('primary', PRIMARY_VERBS), ...cells('primary', PRIMARY_FAILOVER)]
+    expect(new Set(verbs.map((cell) => cell.trigger))).toEqual(new Set(VERBS))
+    expect(ALL).toHaveLength(10 * 8 + 10 * 7 + 10 * 6 + 11 * 6 + 11 * 7)
     expect(ALL.every((cell) => ([...VERBS, ...EVENTS] as string[]).includes(cell.trigger))).toBe(true)
   })
 
@@ -100,13 +140,10 @@ describe('transition', () => {
     }
   })
 
-  it.each(['PreparedForFailover', 'FailedOver', 'Unknown'] as const)(
-    'refuses every verb in %s for now',
-    (state) => {
-      expect(allowedVerbs('primary', state, done)).toEqual([])
-      expect(allowedVerbs('replica', state, done)).toEqual([])
-    },
-  )
+  it.each(['FailbackInProgress', 'Unknown'] as const)('refuses every verb in %s for now', (state) => {
+    expect(allowedVerbs('primary', state, done)).toEqual([])
+    expect(allowedVerbs('replica', state, done)).toEqual([])
+  })
 
   it('shows the resync states of the primary on the replica', () => {
     let state: ReplicationState = 'Replicating'

@@ -6,8 +6,8 @@
  * is over: after a pause or an error, replication goes on where it was. Verbs are asked for by somebody; events happen.
  * The replica side has events of its own for the resync states, which both sides report.
  *
- * Failover and failback are further rows: nothing else here has to change for them. docs/state-machine.md is rendered
- * from this table.
+ * A failover that is cancelled leads back to where it came from, which is a fact like the one about initial replication.
+ * docs/state-machine.md is rendered from this table.
  */
 
 import { SecondsiteError } from '../errors.js'
@@ -22,6 +22,12 @@ export const VERBS = [
   'resume',
   'resynchronize',
   'cancelResynchronize',
+  'prepareFailover',
+  'startFailover',
+  'changeRecoveryPoint',
+  'cancelFailover',
+  'commitFailover',
+  'reverseReplication',
   'disable',
 ] as const
 
@@ -36,6 +42,8 @@ export const EVENTS = [
   'resyncComplete',
   'nonRecoverableError',
   'replicaFailedOver',
+  'replicaReversed',
+  'failoverStarted',
 ] as const
 
 /** A verb of the state machine. */
@@ -46,12 +54,15 @@ export type Trigger = Verb | (typeof EVENTS)[number]
 /** What a row may depend on besides the state. */
 export type Condition = 'initialReplicationOpen' | 'initialReplicationDone'
 
+/** Where a cancelled failover leads: the state in which it began. */
+export const STATE_BEFORE = 'StateBefore'
+
 /** A row of the table. */
 export interface Row {
   readonly side: Side
   readonly from: readonly ReplicationState[]
   readonly on: Trigger
-  readonly to: ReplicationState
+  readonly to: ReplicationState | typeof STATE_BEFORE
   readonly when?: Condition
 }
 
@@ -65,6 +76,10 @@ const E = 'Error'
 const WR = 'WaitingForStartResynchronize'
 const RS = 'Resynchronizing'
 const RX = 'ResynchronizeSuspended'
+const PF = 'PreparedForFailover'
+const RP = 'RecoveryInProgress'
+const FW = 'FailedOverWaitingCompletion'
+const FO = 'FailedOver'
 
 /** The table. */
 export const STATE_TABLE: readonly Row[] = [
@@ -79,18 +94,30 @@ export const STATE_TABLE: readonly Row[] = [
   { side: 'primary', on: 'resume', from: [WR, RX], to: RS },
   { side: 'primary', on: 'resynchronize', from: [R, S, E, WR, RX], to: RS },
   { side: 'primary', on: 'cancelResynchronize', from: [RS, RX], to: WR },
-  { side: 'primary', on: 'disable', from: [RI, IP, R, S, E, WR, RS, RX], to: D },
+  { side: 'primary', on: 'prepareFailover', from: [R], to: PF },
+  { side: 'primary', on: 'cancelFailover', from: [PF], to: R },
+  // Its disks go on as a replica of the new primary: this row ends, one of the replica side begins.
+  { side: 'primary', on: 'reverseReplication', from: [PF], to: D },
+  { side: 'primary', on: 'disable', from: [RI, IP, R, S, E, WR, RS, RX, PF], to: D },
   { side: 'primary', on: 'initialReplicationComplete', from: [IP], to: R },
   { side: 'primary', on: 'resyncRequired', from: [IP, R, S, E, RS], to: WR },
   { side: 'primary', on: 'windowOpens', from: [WR], to: RS },
   { side: 'primary', on: 'resyncComplete', from: [RS], to: R },
   { side: 'primary', on: 'nonRecoverableError', from: [IP, R, RS], to: E },
   { side: 'primary', on: 'replicaFailedOver', from: [R], to: E },
+  { side: 'primary', on: 'replicaReversed', from: [IP, R, S, E, WR, RS, RX], to: D },
 
   { side: 'replica', on: 'enable', from: [D], to: WI },
   { side: 'replica', on: 'suspend', from: [R], to: S },
   { side: 'replica', on: 'resume', from: [S, E], to: R },
-  { side: 'replica', on: 'disable', from: [WI, R, S, E, WR, RS, RX], to: D },
+  { side: 'replica', on: 'startFailover', from: [R, S, E, WR, RS, RX], to: RP },
+  { side: 'replica', on: 'failoverStarted', from: [RP], to: FW },
+  { side: 'replica', on: 'changeRecoveryPoint', from: [FW], to: FW },
+  { side: 'replica', on: 'cancelFailover', from: [RP, FW], to: STATE_BEFORE },
+  { side: 'replica', on: 'commitFailover', from: [FW], to: FO },
+  // The replica becomes a primary: this row ends, one of the primary side begins. From FW it counts as the commit.
+  { side: 'replica', on: 'reverseReplication', from: [FW, FO], to: D },
+  { side: 'replica', on: 'disable', from: [WI, R, S, E, WR, RS, RX, FW, FO], to: D },
   { side: 'replica', on: 'initialReplicationComplete', from: [WI], to: R },
   { side: 'replica', on: 'resyncRequired', from: [WI, R, S, E, RS], to: WR },
   { side: 'replica', on: 'resyncStarted', from: [WI, R, S, E, WR, RX], to: RS },
@@ -104,6 +131,8 @@ export const STATE_TABLE: readonly Row[] = [
 export interface Facts {
   /** Whether initial replication has ended once for this relationship. */
   readonly isInitialReplicationDone: boolean
+  /** Where a failover that may be cancelled began. */
+  readonly stateBefore?: ReplicationState
 }
 
 /** The answer of the state machine. */
@@ -119,7 +148,8 @@ export type Transition =
 /** Where `trigger` leads from `state`, or the refusal. Pure: nothing is changed by asking. */
 export function transition(side: Side, state: ReplicationState, trigger: Trigger, facts: Facts): Transition {
   const row = findRow(side, state, trigger, facts)
-  if (row !== undefined) return { isAllowed: true, next: row.to }
+  const next = row?.to === STATE_BEFORE ? facts.stateBefore : row?.to
+  if (next !== undefined) return { isAllowed: true, next }
   return { isAllowed: false, code: 'INVALID_STATE', allowedVerbs: allowedVerbs(side, state, facts) }
 }
 

@@ -12,6 +12,7 @@
  * A disk leaves in the opposite order: its row says so first, then it is closed, its files go, and the row last.
  */
 
+import { basename } from 'node:path'
 import { SecondsiteError } from '../errors.js'
 import { checkDisk, badRequest, type CheckedDisk, type DiskInput } from '../track/disk-input.js'
 import type { TrackedDisk } from '../track/tracked-disk.js'
@@ -110,9 +111,9 @@ export async function removeDisk(context: MachineContext, name: string): Promise
 
 /** Removes what is left of disks that are leaving; after a crash, too. */
 export async function finishLeaving(context: MachineContext): Promise<void> {
-  for (const { diskId, trackingDirectory, name } of await context.members.leaving(context.machineId)) {
+  for (const { diskId, trackingDirectory, path } of await context.members.leaving(context.machineId)) {
     await context.work.step('disk.before-removing-files')
-    removeTrackingFiles(trackingDirectory, name)
+    removeTrackingFiles(trackingDirectory, basename(path))
     await context.work.step('disk.before-forgetting')
     await context.members.forget(diskId)
   }

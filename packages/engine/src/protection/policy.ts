@@ -73,6 +73,28 @@ const coalesceSchema = z
   })
   .prefault({})
 
+const retentionSchema = z
+  .strictObject({
+    /** Hours of which the newest point is kept beyond `recoveryPoints`, 0 to 8760; default 0. */
+    hourly: whole(0, 8760, 0, 'hours'),
+    /** Days of which the newest point is kept, 0 to 3660; default 0. */
+    daily: whole(0, 3660, 0, 'days'),
+    /** Weeks of which the newest point is kept, 0 to 520; default 0. */
+    weekly: whole(0, 520, 0, 'weeks'),
+    /** Hours in which nothing removes a point, 0 to 8760; default 0, no lock. */
+    lockHours: whole(0, 8760, 0, 'hours'),
+  })
+  .prefault({})
+
+const keepEveryWriteSchema = z
+  .strictObject({
+    /** Hours for which the replica keeps received logs, so that any write can be gone back to, 0 to 720; default 0. */
+    hours: whole(0, 720, 0, 'hours'),
+    /** Bytes that they may take, 0 for no bound; default 0. The oldest go first. */
+    bytesMax: whole(0, Number.MAX_SAFE_INTEGER, 0, 'bytes'),
+  })
+  .prefault({})
+
 const settingsSchema = z.strictObject({
   /** Seconds between cuts, from 1 to 86400; default 300. */
   replicationFrequencySeconds: whole(1, 86_400, REPLICATION_FREQUENCY_SECONDS.normal, 'seconds'),
@@ -81,6 +103,12 @@ const settingsSchema = z.strictObject({
   /** `coalesce` first at the threshold, or mark for resynchronization at once (`strict`); default `coalesce`. */
   thresholdAction: words(['coalesce', 'strict'], 'coalesce'),
   autoResynchronize: autoResynchronizeSchema,
+  /** Recovery points kept on the replica besides its present state, 0 to 1000; default 0. */
+  recoveryPoints: whole(0, 1000, 0, 'points'),
+  /** Seconds between two recovery points at least, 1 to 604800; default 3600. */
+  recoveryPointIntervalSeconds: whole(1, 604_800, 3600, 'seconds'),
+  retention: retentionSchema,
+  keepEveryWrite: keepEveryWriteSchema,
   /** Unit of comparison; default 65536. */
   chunkBytes: z
     .number(chunkMessage)

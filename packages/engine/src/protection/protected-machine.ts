@@ -7,6 +7,7 @@
  * lead to state Error.
  */
 
+import { basename } from 'node:path'
 import { asSecondsiteError, type SecondsiteError } from '../errors.js'
 import type { ReplicationState } from '../states.js'
 import type { Machine } from '../store/state-schema.js'
@@ -22,6 +23,7 @@ import type { Trigger } from './machine.js'
 import { addDisk, finishLeaving, isCopying, noteCopies, removeDisk } from './membership.js'
 import { Monitor } from './monitor.js'
 import { type Measurement, measure } from './measurement.js'
+import { prepareFailover, type PrepareOptions, type PrepareReport } from './failover-preparation.js'
 import { type Policy, type PolicyInput, parsePolicy } from './policy.js'
 import { type CycleOptions, type CycleReport, type JobOptions, ReplicationWork } from './replication-work.js'
 import type { ResyncReport } from './resynchronization.js'
@@ -176,6 +178,30 @@ export class ProtectedMachine {
     })
   }
 
+  /**
+   * Readies a planned failover: nobody may write to the disks any more, what they hold is sent and, by their digests, proven
+   * to be what the replica holds. Nothing is replicated from then on; {@link cancelFailover} takes it back.
+   * @throws {INVALID_STATE} unless the state is Replicating
+   * @throws {MACHINE_RUNNING} when a client has a disk open, or writes go on; nothing has changed
+   * @throws {DIGEST_MISMATCH} when the replica differs: resynchronize first
+   */
+  async prepareFailover(options: PrepareOptions = {}): Promise<PrepareReport> {
+    this.#requireDisks()
+    this.#record.next('prepareFailover')
+    await this.#jobs.stop()
+    const report = await this.#jobs.run(options.signal, (signal) =>
+      prepareFailover(this.#context, this.#record, this.#work, { ...options, signal }),
+    )
+    this.#scheduler.arm()
+    return report
+  }
+
+  /** Takes {@link prepareFailover} back; cycles go on. @throws {INVALID_STATE} */
+  async cancelFailover(): Promise<void> {
+    await this.#record.transit('cancelFailover')
+    this.#scheduler.arm()
+  }
+
   /** Pauses replication; tracking goes on. A job at work is ended softly first. @throws {INVALID_STATE} */
   async suspend(): Promise<void> {
     await this.#stopThen('suspend')
@@ -244,6 +270,7 @@ export class ProtectedMachine {
    */
   async exportNbd(options: NbdOptions): Promise<NbdExport> {
     this.#requireDisks()
+    if (this.state === 'PreparedForFailover') this.#record.require([], 'exportNbd')
     return this.#context.work.exportNbd(this.#context.disks, options)
   }
 
@@ -322,7 +349,24 @@ export class ProtectedMachine {
     const disks = await this.#context.store.disks(this.id)
     await this.#stopThen('disable', () => this.#record.remove())
     await this.close()
-    for (const disk of disks) removeTrackingFiles(disk.trackingDirectory, disk.name)
+    for (const { trackingDirectory, path } of disks) removeTrackingFiles(trackingDirectory, basename(path))
+  }
+
+  /** Ends the open logs of all disks at one cut, so that everything written stands in sealed ones. */
+  async sealLogs(): Promise<void> {
+    await this.#context.work.cut(this.#context.disks)
+  }
+
+  /**
+   * Ends this side because the replica has become the primary: the disks go on as its replica, so tracking ends and rows and
+   * tracking files go. What was never sent must have been looked at before. Part of `reverseReplication`.
+   */
+  async retire(): Promise<void> {
+    const disks = await this.#context.store.disks(this.id)
+    const trigger = this.state === 'PreparedForFailover' ? 'reverseReplication' : 'replicaReversed'
+    await this.#stopThen(trigger, () => this.#record.remove(trigger))
+    await this.close()
+    for (const { trackingDirectory, path } of disks) removeTrackingFiles(trackingDirectory, basename(path))
   }
 
   /** Stops the jobs and closes the disks in order. The engine calls it; after `disable` it has nothing left to do. */

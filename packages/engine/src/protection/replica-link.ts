@@ -122,7 +122,9 @@ async function greet(
   })
   const welcome = link.reply('welcome', key, signal)
   welcome.catch(() => {}) // Awaited below; until then a failed send is the one to tell.
-  const hello = { key, protocolVersion: PROTOCOL_VERSION, relationshipId, fencingNumber, disks }
+  const { recoveryPoints, recoveryPointIntervalSeconds, retention, keepEveryWrite } = context.policy
+  const recovery = { recoveryPoints, recoveryPointIntervalSeconds, retention, keepEveryWrite }
+  const hello = { key, protocolVersion: PROTOCOL_VERSION, relationshipId, fencingNumber, disks, recovery }
   await link.send(message('hello', { ...hello, machine: context.name }), signal)
   return (await welcome).header
 }

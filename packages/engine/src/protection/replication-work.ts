@@ -139,12 +139,13 @@ export class ReplicationWork {
     await noteCopies(context)
   }
 
-  async cycle(job: BarrierOptions): Promise<CycleReport> {
+  /** @param makeOwnCut - how the disks are cut where no group cuts them and nothing asks for frozen applications */
+  async cycle(job: BarrierOptions, makeOwnCut: MakeCut = crashConsistentCut): Promise<CycleReport> {
     const { context, startedMs } = { context: this.#context, startedMs: this.#context.clock.nowMs() }
     const isQuiesced = job.applicationConsistent ?? this.isQuiesceDue
     if (isQuiesced) this.#quiesced.require()
     await job.barrier?.gather(job.signal)
-    const makeCut = job.barrier?.cut ?? crashConsistentCut
+    const makeCut = job.barrier?.cut ?? makeOwnCut
     await this.#cutWithinThreshold(isQuiesced ? this.#quiesced.maker(job.signal, makeCut) : makeCut)
     job.barrier?.recorded()
     const quiesce = isQuiesced ? await this.#quiesced.tell() : null
@@ -251,6 +252,8 @@ export class ReplicationWork {
     if (error.code === 'STATE_BEHIND') await this.#numberBehind(Number(error.details['receivedShipment']))
     if (cause) return
     if (error.retryable === 'recoverable') return this.#tryAgain(error)
+    if (error.code === 'REPLICA_FAILED_OVER' && this.#record.takes('replicaFailedOver'))
+      return this.#record.transit('replicaFailedOver', { reason: error.code })
     if (this.#record.takes('nonRecoverableError')) {
       await this.#record.transit('nonRecoverableError', { reason: error.code })
     }

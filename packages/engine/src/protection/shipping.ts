@@ -104,7 +104,8 @@ export async function queueCut(
   await context.work.step('cycle.before-cut')
   const point = await makeCut(context)
   await context.work.step('cycle.after-cut')
-  if (context.policy.coalesce.enabled) await coalesceFresh(context)
+  const { coalesce, keepEveryWrite } = context.policy
+  if (coalesce.enabled && keepEveryWrite.hours === 0) await coalesceFresh(context)
   await context.work.step('cycle.before-queueing')
   return queueShipment(context, 'delta', await unqueuedLogs(context), { ...point, ...options })
 }

@@ -11,7 +11,7 @@ export function stateMachineMarkdown(): string {
     '# State machine of a relationship',
     '',
     'Rendered from `packages/engine/src/protection/machine.ts`; do not edit. A verb that has no arrow from a state is refused',
-    'there with `INVALID_STATE` (32775) and changes nothing. Failover and failback come as further rows of the same table.',
+    'there with `INVALID_STATE` (32775) and changes nothing. StateBefore is the state in which the failover began.',
     '',
     ...section('primary', 'Primary side'),
     ...section('replica', 'Replica side'),
@@ -31,7 +31,7 @@ function section(side: Side, title: string): string[] {
 }
 
 function matrix(side: Side): string[] {
-  const states = [...new Set(rowsOf(side).flatMap((row) => [...row.from, row.to]))]
+  const states = [...new Set(rowsOf(side).flatMap((row) => row.from))]
   const triggers = [...VERBS, ...EVENTS].filter((trigger) => rowsOf(side).some((row) => row.on === trigger))
   const head = ['from', ...triggers]
   const lines = states.map((state) => [state, ...triggers.map((trigger) => cell(side, state, trigger))])

@@ -8,6 +8,7 @@
 import type { Generated, Insertable, Selectable } from 'kysely'
 import { POINT_KINDS, type PointKind, type ReplicationState } from '../states.js'
 import { type DatabaseKind, flag, oneOf, wholeNumber } from './database.js'
+import { RECOVERY_TABLES, type RecoverySchema } from './recovery-schema.js'
 import { LOG_KINDS, type LogKind } from './state-schema.js'
 
 /** How far a spooled log is. */
@@ -27,6 +28,10 @@ export interface IdentityTable {
   fencingNumber: number
   state: ReplicationState
   isInitialReplicationDone: Generated<number>
+  /** What the primary asks for: `RecoverySettings`. */
+  recoveryJson: string | null
+  /** What a failover needs besides disks: `FailoverSettings`. */
+  failoverSettingsJson: string | null
 }
 
 /** A disk of the replica with its two watermarks; a log id of null means none yet. */
@@ -84,7 +89,7 @@ export interface ReplicaJournalTable {
 }
 
 /** All tables of a replica store. */
-export interface ReplicaSchema {
+export interface ReplicaSchema extends RecoverySchema {
   identity: IdentityTable
   disks: ReplicaDiskTable
   logs: SpooledLogTable
@@ -135,5 +140,5 @@ ALTER TABLE "cycles" ADD COLUMN "groupPointId" TEXT;
 export const REPLICA_DATABASE: DatabaseKind = {
   name: 'replica store',
   applicationId: 0x53537270,
-  migrations: [VERSION_1, VERSION_2],
+  migrations: [VERSION_1, VERSION_2, RECOVERY_TABLES],
 }

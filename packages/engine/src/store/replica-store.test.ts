@@ -8,6 +8,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { ManualClock } from '../testing/manual-clock.js'
 import { openLocked } from './lock.js'
 import type { NewReplicaDisk, NewSpooledLog } from './replica-schema.js'
+import { RecoveryStore } from './recovery-store.js'
 import { type Claim, ReplicaStore } from './replica-store.js'
 import { StateStore } from './state-store.js'
 
@@ -44,6 +45,7 @@ function receipt(cycleNumber: number) {
     cutTimeMs: 7,
     receivedMs: null,
     appliedMs: null,
+    groupPointId: null,
   } as const
 }
 
@@ -140,7 +142,7 @@ describe('a replica store', () => {
     expect(await store.disks()).toMatchObject([{ receivedLogId: null, appliedLogId: null }])
     await store.markReceived(1)
     expect(await store.disks()).toMatchObject([{ receivedLogId: 'a', appliedLogId: null }])
-    await store.markApplying(1)
+    await new RecoveryStore(store, clock).beginApply([1], () => false)
     await reopen()
     expect((await store.openCycles()).map((row) => row.state)).toEqual(['applying'])
     await store.markApplied([1])
@@ -178,6 +180,9 @@ describe('a replica store', () => {
     await store.close()
     const raw = new Database(join(directory, 'store.db'))
     raw.exec('ALTER TABLE "cycles" DROP COLUMN "pointKind"; ALTER TABLE "cycles" DROP COLUMN "groupPointId"')
+    for (const table of ['points', 'keptLogs', 'testFailovers', 'failover']) raw.exec(`DROP TABLE "${table}"`)
+    for (const column of ['recoveryJson', 'failoverSettingsJson'])
+      raw.exec(`ALTER TABLE "identity" DROP COLUMN "${column}"`)
     raw.exec('PRAGMA user_version = 1')
     raw.close()
     store = ReplicaStore.open(directory, clock)
@@ -188,7 +193,7 @@ describe('a replica store', () => {
   it('a batch of initial replication does not move the chain', async () => {
     await store.beginCycle({ ...receipt(1), kind: 'initial' }, [{ ...spooled('a', 1), kind: 'initial' }])
     await store.markReceived(1)
-    await store.markApplying(1)
+    await new RecoveryStore(store, clock).beginApply([1], () => false)
     await store.markApplied([1])
     expect(await store.disks()).toMatchObject([{ receivedLogId: null, appliedLogId: null }])
   })

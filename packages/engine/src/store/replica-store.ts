@@ -6,6 +6,7 @@
  * with the rows it speaks of.
  */
 
+import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { type Kysely, sql, type Transaction } from 'kysely'
 import type { Clock } from '../clock.js'
@@ -26,6 +27,14 @@ import {
   type SpooledLog,
 } from './replica-schema.js'
 
+/** States in which the images are not the primary's any more. */
+const FAILED_OVER: readonly ReplicationState[] = [
+  'RecoveryInProgress',
+  'FailedOverWaitingCompletion',
+  'FailedOver',
+  'Disabled',
+]
+
 /** The database file in the store's folder. */
 const STORE_FILE = 'store.db'
 
@@ -35,6 +44,8 @@ export interface Claim {
   readonly machine: string
   readonly fencingNumber: number
   readonly disks: readonly NewReplicaDisk[]
+  /** Recovery settings of the primary's policy as JSON; null from a primary that knows none. */
+  readonly recoveryJson: string | null
 }
 
 /** A change of the replica's state. */
@@ -63,11 +74,16 @@ export class ReplicaStore implements AsyncDisposable {
   readonly directory: string
   readonly db: Kysely<ReplicaSchema>
   readonly #database: OpenDatabase<ReplicaSchema>
-  readonly #lock: LockedDirectory
+  readonly #lock: LockedDirectory | undefined
   readonly #clock: Clock
 
-  private constructor(lock: LockedDirectory, database: OpenDatabase<ReplicaSchema>, clock: Clock) {
-    this.directory = lock.path
+  private constructor(
+    directory: string,
+    lock: LockedDirectory | undefined,
+    database: OpenDatabase<ReplicaSchema>,
+    clock: Clock,
+  ) {
+    this.directory = directory
     this.#lock = lock
     this.#database = database
     this.db = database.db
@@ -86,18 +102,31 @@ export class ReplicaStore implements AsyncDisposable {
   static open(directory: string, clock: Clock): ReplicaStore {
     const lock = openLocked(directory, 'STORE_IN_USE')
     try {
-      const place = { path: ReplicaStore.fileOf(directory), fullCode: 'REPLICA_DISK_FULL' as const }
-      return new ReplicaStore(lock, openDatabase<ReplicaSchema>(REPLICA_DATABASE, place), clock)
+      return new ReplicaStore(lock.path, lock, openDatabase(REPLICA_DATABASE, placeOf(directory)), clock)
     } catch (error) {
       lock.close()
       throw error
     }
   }
 
+  /**
+   * Opens the database beside the process that has the folder, which alone writes to spool and images.
+   * @throws {REPLICA_NOT_FOUND, STORE_VERSION_NEWER, STORE_CORRUPT, STORE_BUSY, ACCESS_DENIED, IO_FAILED}
+   */
+  static openBeside(directory: string, clock: Clock): ReplicaStore {
+    requireStore(directory)
+    return new ReplicaStore(directory, undefined, openDatabase(REPLICA_DATABASE, placeOf(directory)), clock)
+  }
+
+  /** Whether this process alone writes to spool and images. */
+  get isOwner(): boolean {
+    return this.#lock !== undefined
+  }
+
   /** Closes database and lock, in this order; calling it again does nothing. */
   async close(): Promise<void> {
     await this.#database.close()
-    this.#lock.close()
+    this.#lock?.close()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -107,6 +136,17 @@ export class ReplicaStore implements AsyncDisposable {
   /** Runs `action` in one transaction: all of it is durable when this resolves, or none of it. */
   atomically<Result>(action: (transaction: Transaction<ReplicaSchema>) => Promise<Result>): Promise<Result> {
     return this.db.transaction().execute(action)
+  }
+
+  /**
+   * The same, and no other process changes anything between what `action` reads and what it writes: the first statement
+   * is a write, as one that only follows a read would fail where somebody else has written in between.
+   */
+  exclusively<Result>(action: (transaction: Transaction<ReplicaSchema>) => Promise<Result>): Promise<Result> {
+    return this.atomically(async (transaction) => {
+      await transaction.updateTable('identity').set({ onlyRow: 1 }).execute()
+      return action(transaction)
+    })
   }
 
   /** Whose replica this is; undefined before the first claim. */
@@ -119,11 +159,14 @@ export class ReplicaStore implements AsyncDisposable {
    * grown, and disks that have joined the others are remembered.
    * @throws {STORE_FOREIGN} when it belongs to another relationship or disk, or to a larger one
    * @throws {FENCED} when a primary with a higher fencing number has been here
+   * @throws {REPLICA_FAILED_OVER} when its images are not the primary's any more
    */
   claim(claim: Claim): Promise<Identity> {
-    return this.atomically(async (transaction) => {
+    return this.exclusively(async (transaction) => {
       const identity = await transaction.selectFrom('identity').selectAll().executeTakeFirst()
       if (identity === undefined) return this.#take(transaction, claim)
+      // Who knows that the replica was failed over knows more than that it is fenced.
+      if (identity.relationshipId === claim.relationshipId) refuseFailedOver(this.directory, identity)
       this.#checkOwner(identity, claim)
       const held = await transaction.selectFrom('disks').selectAll().execute()
       checkDisks(this.directory, held, claim)
@@ -133,9 +176,28 @@ export class ReplicaStore implements AsyncDisposable {
       for (const { diskId, sizeBytes } of claim.disks) {
         await transaction.updateTable('disks').set({ sizeBytes }).where('diskId', '=', diskId).execute()
       }
-      const { fencingNumber } = claim
-      await transaction.updateTable('identity').set({ fencingNumber }).execute()
-      return { ...identity, fencingNumber }
+      const { fencingNumber, recoveryJson } = claim
+      await transaction.updateTable('identity').set({ fencingNumber, recoveryJson }).execute()
+      return { ...identity, fencingNumber, recoveryJson }
+    })
+  }
+
+  /**
+   * Takes the store for a relationship whose images are there already: those of the primary that it was. What the store knew
+   * of an earlier relationship that has ended goes. Calling it again with the same relationship does nothing.
+   * @throws {STORE_FOREIGN} when it belongs to another relationship that has not ended
+   */
+  adopt(claim: Claim): Promise<void> {
+    return this.atomically(async (transaction) => {
+      const identity = await transaction.selectFrom('identity').selectAll().executeTakeFirst()
+      if (identity?.relationshipId === claim.relationshipId) return
+      if (identity && identity.state !== 'Disabled') this.#checkOwner(identity, claim)
+      for (const table of ['failover', 'points', 'keptLogs', 'logs', 'cycles', 'disks', 'identity'] as const)
+        await transaction.deleteFrom(table).execute()
+      await this.#take(transaction, claim)
+      const here = { state: 'Replicating', isInitialReplicationDone: 1 } as const
+      await transaction.updateTable('identity').set(here).execute()
+      await transaction.updateTable('disks').set({ isImageCreated: 1 }).execute()
     })
   }
 
@@ -186,7 +248,11 @@ export class ReplicaStore implements AsyncDisposable {
    * with the same logs; announced with others (coalesced meanwhile, say) it begins anew.
    */
   async beginCycle(cycle: NewReceipt, logs: readonly NewSpooledLog[]): Promise<void> {
-    await this.atomically(async (transaction) => {
+    await this.exclusively(async (transaction) => {
+      refuseFailedOver(
+        this.directory,
+        await transaction.selectFrom('identity').selectAll().executeTakeFirst(),
+      )
       await dropIfDifferent(transaction, cycle.cycleNumber, logs)
       await transaction
         .insertInto('cycles')
@@ -210,6 +276,11 @@ export class ReplicaStore implements AsyncDisposable {
       .where('state', '!=', 'applied')
       .orderBy('cycleNumber')
       .execute()
+  }
+
+  cycle(cycleNumber: number): Promise<Receipt | undefined> {
+    const query = this.db.selectFrom('cycles').selectAll().where('cycleNumber', '=', cycleNumber)
+    return query.executeTakeFirst()
   }
 
   /** The logs of a cycle, in the order they were announced: per disk the order of the chain. */
@@ -264,15 +335,6 @@ export class ReplicaStore implements AsyncDisposable {
     })
   }
 
-  /** The images are about to change: from here on the cycle is applied again after a crash. */
-  async markApplying(cycleNumber: number): Promise<void> {
-    const query = this.db
-      .updateTable('cycles')
-      .set({ state: 'applying' })
-      .where('cycleNumber', '=', cycleNumber)
-    await query.where('state', 'in', ['received', 'applying']).execute()
-  }
-
   /** The images hold these cycles, durably: the applied watermark of each disk moves to its newest log. */
   async markApplied(cycleNumbers: readonly number[]): Promise<void> {
     const appliedMs = this.#clock.nowMs()
@@ -305,13 +367,15 @@ export class ReplicaStore implements AsyncDisposable {
   }
 
   async #take(transaction: Transaction<ReplicaSchema>, claim: Claim): Promise<Identity> {
-    const { relationshipId, machine, fencingNumber, disks } = claim
+    const { relationshipId, machine, fencingNumber, recoveryJson, disks } = claim
     const createdMs = this.#clock.nowMs()
     const identity = {
       relationshipId,
       machine,
       fencingNumber,
       createdMs,
+      recoveryJson,
+      failoverSettingsJson: null,
       state: 'WaitingForInitialReplication',
     } as const
     await transaction.insertInto('identity').values(identity).execute()
@@ -338,6 +402,29 @@ export class ReplicaStore implements AsyncDisposable {
       },
     })
   }
+}
+
+function placeOf(directory: string) {
+  return { path: ReplicaStore.fileOf(directory), fullCode: 'REPLICA_DISK_FULL' as const }
+}
+
+/** @throws {REPLICA_NOT_FOUND} when the folder holds no store */
+export function requireStore(directory: string): void {
+  if (existsSync(ReplicaStore.fileOf(directory))) return
+  throw new SecondsiteError('REPLICA_NOT_FOUND', {
+    message: `no replica store in ${directory}`,
+    details: { path: directory },
+  })
+}
+
+/** @throws {REPLICA_FAILED_OVER} when the images are not the primary's any more */
+export function refuseFailedOver(directory: string, identity: Identity | undefined): void {
+  if (identity === undefined || !FAILED_OVER.includes(identity.state)) return
+  const { machine, state, fencingNumber } = identity
+  throw new SecondsiteError('REPLICA_FAILED_OVER', {
+    message: `the replica of ${machine} has been failed over; its state is ${state}`,
+    details: { machine, state, path: directory, fencingNumber },
+  })
 }
 
 /** Disks may join those that are here; when none of these is left, it is another machine's disks. */

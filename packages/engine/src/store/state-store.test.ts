@@ -71,6 +71,7 @@ function cycle(cycleNumber: number): NewCycle {
     cutTimeMs: 5,
     receivedMs: null,
     appliedMs: null,
+    groupPointId: null,
   }
 }
 

@@ -6,6 +6,7 @@
  */
 
 import { basename, dirname, resolve } from 'node:path'
+import { SecondsiteError } from '../errors.js'
 import {
   native,
   type NativeResyncReason,
@@ -14,8 +15,11 @@ import {
 } from '../native/index.js'
 import type { WorkerPool } from '../pool/pool.js'
 import { NbdExport, type NbdOptions } from './nbd-export.js'
-import { type ByteRange, fromPairs } from '../ranges.js'
-import { checkSectorOffset } from '../units.js'
+import { type ByteRange, fromPairs, toPairs } from '../ranges.js'
+import { checkSectorOffset, GIB } from '../units.js'
+
+/** Asked for at once: the core holds writes for a time that grows with it. */
+const DIRTY_WINDOW_BYTES = 4 * GIB
 
 /** What a FLUSH of a guest makes durable. */
 export type FlushMode = 'disk' | 'log'
@@ -23,6 +27,8 @@ export type FlushMode = 'disk' | 'log'
 export interface TrackedDiskOptions {
   /** A raw image file or a block device. */
   readonly path: string
+  /** What the disk is called; default the name of its file. */
+  readonly name?: string
   /** UUID of the disk; refused when the disk's tracking file says another. */
   readonly diskId: string
   /** Where logs and tracking file go; default the folder of the disk. */
@@ -55,7 +61,7 @@ export class TrackedDisk {
   private constructor(options: TrackedDiskOptions, opened: OpenedDisk, pool: WorkerPool) {
     this.diskId = options.diskId
     this.path = resolve(options.path)
-    this.name = basename(this.path)
+    this.name = options.name ?? basename(this.path)
     this.trackingDirectory = options.trackingDirectory ?? dirname(this.path)
     this.#sizeBytes = opened.sizeBytes
     this.sectorSizeBytes = opened.sectorSizeBytes
@@ -76,6 +82,27 @@ export class TrackedDisk {
     const { diskId, flushMode, isExpected = false } = options
     const args = [{ path, trackingDirectory, diskId, flushMode, isExpected }]
     const opened = (await pool.run('native', { call: 'openTracked', args })) as OpenedDisk
+    return new TrackedDisk(options, opened, pool)
+  }
+
+  /**
+   * Tracks a layer of a recovery point, as a disk of its own from its first write on.
+   * @throws {DISK_IN_USE, DISK_SIZE_DIFFERS}
+   */
+  static async openOver(
+    layer: { readonly handle: number; readonly name: string; readonly diskId: string },
+    trackingDirectory: string,
+    pool: WorkerPool,
+  ): Promise<TrackedDisk> {
+    const { diskId, name, handle } = layer
+    const options = {
+      path: resolve(trackingDirectory, name),
+      trackingDirectory,
+      diskId,
+      flushMode: 'disk' as const,
+    }
+    const args = [handle, options]
+    const opened = (await pool.run('native', { call: 'openTrackedOverlay', args })) as OpenedDisk
     return new TrackedDisk(options, opened, pool)
   }
 
@@ -173,6 +200,19 @@ export class TrackedDisk {
     await this.#run('requireTrackedResync', reason, isWholeDisk)
   }
 
+  /** Remembers that ranges have to be compared, and only they unless more is owed already. */
+  async requireRanges(reason: NativeResyncReason, ranges: readonly ByteRange[]): Promise<void> {
+    await this.#run('requireTrackedRanges', reason, toPairs(ranges))
+  }
+
+  /** What was written since the last acknowledged cut, in chunks of 64 KiB. */
+  dirty(): ByteRange[] {
+    const ranges: ByteRange[] = []
+    for (let offset = 0; offset < this.#sizeBytes; offset += DIRTY_WINDOW_BYTES)
+      ranges.push(...fromPairs(native.trackedDirty(this.#handle, offset, DIRTY_WINDOW_BYTES)))
+    return ranges
+  }
+
   /** Begins a resynchronization at an exact cut: what is not in a log from here on is a candidate. */
   async beginResync(): Promise<void> {
     await this.#run('beginTrackedResync')
@@ -212,17 +252,27 @@ export class TrackedDisk {
 
   /** Ends its exports, then closes the disk in order: everything durable, clean-close stamp last. */
   async close(): Promise<void> {
-    await this.#endExports()
+    await this.#closeExports()
     await this.#run('closeTracked')
+  }
+
+  /** Ends its exports. @throws {MACHINE_RUNNING} when a client is connected; nothing has changed */
+  async endExports(): Promise<void> {
+    const clientCount = [...this.#exports].reduce((count, nbd) => count + nbd.counters().connectionCount, 0)
+    if (clientCount === 0) return this.#closeExports()
+    throw new SecondsiteError('MACHINE_RUNNING', {
+      message: `${clientCount} clients have ${this.name} open`,
+      details: { path: this.path, clientCount },
+    })
   }
 
   /** Drops the disk as the death of the process would; for tests. */
   async abandon(): Promise<void> {
-    await this.#endExports()
+    await this.#closeExports()
     native.abandonTracked(this.#handle)
   }
 
-  async #endExports(): Promise<void> {
+  async #closeExports(): Promise<void> {
     for (const nbd of this.#exports) await nbd.close()
     this.#exports.clear()
   }

@@ -40,6 +40,13 @@ const plainError = z.object({
 
 const diskHello = z.object({ diskId: id, name: fileName, sizeBytes: count, sectorSizeBytes: count })
 
+const recoverySettings = z.object({
+  recoveryPoints: count,
+  recoveryPointIntervalSeconds: count,
+  retention: z.object({ hourly: count, daily: count, weekly: count, lockHours: count }),
+  keepEveryWrite: z.object({ hours: count, bytesMax: count }),
+})
+
 const shippedLog = z.object({
   diskId: id,
   logId: id,
@@ -75,6 +82,8 @@ export const HEADERS = {
     /** The side with the higher number has the right to write; a lower one is refused with FENCED. */
     fencingNumber: count,
     disks: z.array(diskHello).max(MACHINE_DISKS_MAX),
+    /** Which recovery points the replica keeps; a primary that says nothing wants none. */
+    recovery: recoverySettings.optional(),
   }),
   /** Announces a shipment: logs that are applied together or not at all. */
   'shipment-begin': z.object({

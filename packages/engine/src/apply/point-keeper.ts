@@ -1,0 +1,169 @@
+/**
+ * Keeps recovery points: saves what is about to be overwritten, keeps applied logs where every write is to be kept, and
+ * lets go of what no rule wants any more.
+ *
+ * Rows say which points are kept; files (docs/spec/undo.md) lead back to them. A row goes first and its files follow, so
+ * {@link expire} also finishes what a crash cut short: it merges or drops the files of points that have no row.
+ */
+
+import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs'
+import { basename, join } from 'node:path'
+import type { Clock } from '../clock.js'
+import { fromSystemError } from '../errors.js'
+import type { KeptLog, Point } from '../store/recovery-schema.js'
+import type { RecoverySettings } from '../store/recovery-settings.js'
+import { RecoveryStore } from '../store/recovery-store.js'
+import type { Receipt, ReplicaDisk, SpooledLog } from '../store/replica-schema.js'
+import type { ReplicaStore } from '../store/replica-store.js'
+import { undoFolder } from '../store/undo-folder.js'
+import { HOUR_MS } from '../units.js'
+import type { ReplicaWork, UndoPlace } from './replica-work.js'
+import { expiredPoints, isPointDue, type KeptPoint } from './retention.js'
+
+export class PointKeeper {
+  readonly #store: ReplicaStore
+  readonly #recovery: RecoveryStore
+  readonly #work: ReplicaWork
+  readonly #clock: Clock
+  readonly #history: string
+
+  constructor(store: ReplicaStore, work: ReplicaWork, clock: Clock) {
+    this.#store = store
+    this.#recovery = new RecoveryStore(store, clock)
+    this.#work = work
+    this.#clock = clock
+    this.#history = join(store.directory, 'history')
+  }
+
+  /**
+   * Marks shipments as being applied, and saves what they will overwrite for the newest kept point.
+   * @throws {REPLICA_FAILED_OVER, REPLICA_DISK_FULL, LOG_WRITE_FAILED}: no image has changed
+   */
+  async begin(cycles: readonly Receipt[], disks: readonly ReplicaDisk[], logs: readonly SpooledLog[]) {
+    const numbers = cycles.map((cycle) => cycle.cycleNumber)
+    const point = await this.#recovery.beginApply(numbers, (points, latest, settings) => {
+      const candidate = { cutTimeMs: latest.cutTimeMs, isOrdinary: latest.pointKind === 'crash-consistent' }
+      return isPointDue(points.map(keptPointOf), candidate, settings)
+    })
+    if (point === null) return
+    await this.#work.step('apply.before-saving')
+    await Promise.all(disks.map((disk) => this.#save(disk, point, logs)))
+  }
+
+  async #save(disk: ReplicaDisk, point: number, logs: readonly SpooledLog[]): Promise<void> {
+    const paths = logs.filter((log) => log.diskId === disk.diskId).map((log) => log.path)
+    if (paths.length === 0) return
+    await this.#work.saveUndo(disk.imagePath, paths, this.#placeOf(disk, point))
+  }
+
+  /** Takes applied logs out of the spool where they are to be kept. @returns those that are not */
+  async keepLogs(logs: readonly SpooledLog[]): Promise<readonly SpooledLog[]> {
+    const { keepEveryWrite } = await this.#recovery.settings()
+    if (keepEveryWrite.hours === 0) return logs
+    const kept = await Promise.all(
+      logs.filter((log) => log.kind !== 'initial').map((log) => this.#rowOf(log)),
+    )
+    await this.#recovery.addKeptLogs(kept)
+    await this.#work.step('apply.before-keeping')
+    for (const row of kept)
+      this.#move(
+        logs.find((log) => log.logId === row.logId),
+        row,
+      )
+    return logs.filter((log) => log.kind === 'initial')
+  }
+
+  async #rowOf({ logId, diskId, cycleNumber, kind, path, indexPath, ...log }: SpooledLog): Promise<KeptLog> {
+    const cycle = await this.#store.cycle(cycleNumber)
+    return {
+      logId,
+      diskId,
+      cycleNumber,
+      kind,
+      path: join(this.#history, basename(path)),
+      indexPath: join(this.#history, basename(indexPath)),
+      sizeBytes: log.logSizeBytes + log.indexSizeBytes,
+      cutTimeMs: cycle?.cutTimeMs ?? 0,
+    }
+  }
+
+  #move(log: SpooledLog | undefined, row: KeptLog): void {
+    try {
+      mkdirSync(this.#history, { recursive: true })
+      // The index first: a log that has none is not taken for one that is whole.
+      for (const [from, to] of [
+        [log?.indexPath ?? '', row.indexPath],
+        [log?.path ?? '', row.path],
+      ] as const) {
+        if (existsSync(from)) renameSync(from, to)
+      }
+    } catch (error) {
+      throw fromSystemError(error, { operation: 'move', path: row.path, fullCode: 'REPLICA_DISK_FULL' })
+    }
+  }
+
+  /** Lets go of points and kept logs that no rule wants, and of the files of points that are gone. */
+  async expire(): Promise<void> {
+    const settings = await this.#recovery.settings()
+    const disks = await this.#store.disks()
+    const points = await this.#recovery.points()
+    const inUse = await this.#inUse(points, disks)
+    const expired = expiredPoints(points.map(keptPointOf), settings, this.#clock.nowMs(), inUse)
+    await this.#recovery.removePoints(expired)
+    await this.#work.step('expire.before-files')
+    const kept = points.map((point) => point.pointNumber).filter((number) => !expired.includes(number))
+    for (const disk of disks) await this.#clean(disk, kept)
+    await this.#expireLogs(settings, kept)
+  }
+
+  async #inUse(points: readonly Point[], disks: readonly ReplicaDisk[]): Promise<Set<number>> {
+    const nowMs = this.#clock.nowMs()
+    const inUse = new Set(
+      points.filter((point) => point.heldUntilMs > nowMs).map((point) => point.pointNumber),
+    )
+    for (const disk of disks) {
+      for (const point of await this.#work.pinnedPoints(this.#folderOf(disk))) inUse.add(point)
+    }
+    return inUse
+  }
+
+  /** From the newest on, so that what is merged twice is merged small. */
+  async #clean(disk: ReplicaDisk, kept: readonly number[]): Promise<void> {
+    const folder = this.#folderOf(disk)
+    const gone = (await this.#work.undoPoints(folder)).filter((point) => !kept.includes(point))
+    for (const point of gone.toSorted((left, right) => right - left)) {
+      const older = kept.findLast((number) => number < point)
+      if (older === undefined) break
+      await this.#work.mergePoint(this.#placeOf(disk, point), older)
+    }
+    await this.#work.dropPointsBefore(folder, kept[0] ?? Number.MAX_SAFE_INTEGER)
+  }
+
+  /** Logs older than the oldest point lead forward from nothing. */
+  async #expireLogs({ keepEveryWrite }: RecoverySettings, kept: readonly number[]): Promise<void> {
+    const logs = await this.#recovery.keptLogs()
+    const sinceMs = this.#clock.nowMs() - keepEveryWrite.hours * HOUR_MS
+    const oldest = kept[0] ?? Number.MAX_SAFE_INTEGER
+    const totalBytes = logs.reduce((total, log) => total + log.sizeBytes, 0)
+    let excessBytes = keepEveryWrite.bytesMax === 0 ? 0 : totalBytes - keepEveryWrite.bytesMax
+    const expired = logs.filter((log) => {
+      const isExpired = log.cutTimeMs < sinceMs || log.cycleNumber <= oldest || excessBytes > 0
+      excessBytes -= log.sizeBytes
+      return isExpired
+    })
+    await this.#recovery.removeKeptLogs(expired.map((log) => log.logId))
+    for (const log of expired) for (const path of [log.path, log.indexPath]) rmSync(path, { force: true })
+  }
+
+  #placeOf(disk: ReplicaDisk, point: number): UndoPlace {
+    return { diskId: disk.diskId, undoDirectory: this.#folderOf(disk), point }
+  }
+
+  #folderOf(disk: ReplicaDisk): string {
+    return undoFolder(this.#store.directory, disk)
+  }
+}
+
+function keptPointOf({ pointNumber, cutTimeMs, lockedUntilMs, isTransient }: Point): KeptPoint {
+  return { pointNumber, cutTimeMs, lockedUntilMs, isTransient: isTransient === 1 }
+}

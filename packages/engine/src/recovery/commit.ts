@@ -1,0 +1,114 @@
+/**
+ * The ends of a failover: cancelled, everything as before; or committed, the images brought to what the layers show.
+ *
+ * A commit cannot be taken back. It is recorded first, with what the former primary will miss; a death afterwards goes on
+ * with it when the replica is opened the next time. Nothing it does grows with the size of the disks.
+ */
+
+import { rmSync } from 'node:fs'
+import { SecondsiteError } from '../errors.js'
+import { toPairs } from '../ranges.js'
+import { undoFolder } from '../store/undo-folder.js'
+import { identityOf, type RecoveryContext } from './context.js'
+import { diffPoints } from './diff.js'
+import { type Failover, folderOf, move } from './failover.js'
+
+/** Throws the layers away; the primary is taken from again. @throws {INVALID_STATE} */
+export async function cancelFailover(
+  context: RecoveryContext,
+  failover: Failover | undefined,
+): Promise<void> {
+  const { machine, state } = await identityOf(context)
+  const before = (await context.recovery.failover())?.stateBefore
+  const to = context.next(state, 'cancelFailover', machine, before)
+  await failover?.close()
+  await context.step('cancel.before-moving')
+  await move(context, 'cancelFailover', state, to, async (transaction) => {
+    await transaction.deleteFrom('failover').execute()
+  })
+  await context.step('cancel.before-files')
+  rmSync(folderOf(context), { recursive: true, force: true })
+}
+
+/**
+ * Records the commit: the fencing number rises, so that the former primary is refused for good.
+ * @throws {INVALID_STATE, POINT_LOCKED}
+ */
+export async function recordCommit(context: RecoveryContext, dropLocked: boolean): Promise<void> {
+  const { machine, state, fencingNumber } = await identityOf(context)
+  const to = context.next(state, 'commitFailover', machine)
+  if (!dropLocked) await refuseLocked(context)
+  const row = await context.recovery.failover()
+  await refuseRead(context, row?.pointNumber ?? 0)
+  const undone = await diffPoints(context, row?.pointNumber ?? 0, undefined)
+  const undoneJson = JSON.stringify(Object.fromEntries(undone.map((one) => [one.disk, toPairs(one.ranges)])))
+  await move(context, 'commitFailover', state, to, async (transaction) => {
+    const committedMs = context.clock.nowMs()
+    await transaction.updateTable('failover').set({ committedMs, undoneJson }).execute()
+    await transaction
+      .updateTable('identity')
+      .set({ fencingNumber: fencingNumber + 1 })
+      .execute()
+  })
+}
+
+async function refuseLocked(context: RecoveryContext): Promise<void> {
+  const nowMs = context.clock.nowMs()
+  const locked = (await context.recovery.points()).filter(({ lockedUntilMs }) => (lockedUntilMs ?? 0) > nowMs)
+  if (locked.length === 0) return
+  const untilMs = Math.max(...locked.map(({ lockedUntilMs }) => lockedUntilMs ?? 0))
+  throw new SecondsiteError('POINT_LOCKED', {
+    message: `${locked.length} recovery points are locked until ${new Date(untilMs).toISOString()}`,
+    details: { path: context.directory, points: locked.map((point) => point.pointNumber), untilMs },
+  })
+}
+
+/** Who reads a point would read what the commit writes. @throws {POINT_IN_USE} */
+async function refuseRead({ store, pool, directory }: RecoveryContext, own: number): Promise<void> {
+  for (const disk of await store.disks()) {
+    const call = { call: 'pinnedPoints' as const, args: [undoFolder(directory, disk)] }
+    const points = ((await pool.run('native', call)) as number[]).filter((point) => point !== own)
+    if (points.length === 0) continue
+    throw new SecondsiteError('POINT_IN_USE', {
+      message: `recovery points ${points.join(', ')} of ${disk.name} are being read`,
+      details: { path: directory, points },
+    })
+  }
+}
+
+/** Brings the images to what the layers show, then lets go of points and of what the primary had sent. */
+export async function settleCommit(
+  context: RecoveryContext,
+  failover: Failover,
+  signal?: AbortSignal,
+): Promise<void> {
+  const disks = await context.store.disks()
+  for (const layer of failover.layers) {
+    await context.step('commit.before-settling')
+    const image = disks.find(({ diskId }) => diskId === layer.diskId)?.imagePath ?? ''
+    await context.pool.run('native', { call: 'settleOverlay', args: [layer.handle, image] }, { signal })
+  }
+  await failover.leavePoint()
+  await context.step('commit.before-dropping')
+  await dropHistory(context)
+  await context.step('commit.before-settled')
+  await context.recovery.setFailover({ isSettled: 1 })
+}
+
+async function dropHistory(context: RecoveryContext): Promise<void> {
+  const { recovery, store, pool, directory } = context
+  await recovery.removePoints((await recovery.points()).map(({ pointNumber }) => pointNumber))
+  for (const disk of await store.disks()) {
+    const args = [undoFolder(directory, disk), Number.MAX_SAFE_INTEGER]
+    await pool.run('native', { call: 'dropPointsBefore', args })
+  }
+  const kept = await recovery.keptLogs()
+  await recovery.removeKeptLogs(kept.map(({ logId }) => logId))
+  const open = await store.openCycles()
+  const spooled = (await Promise.all(open.map(({ cycleNumber }) => store.logsOfCycle(cycleNumber)))).flat()
+  await store.dropCycles(open.map(({ cycleNumber }) => cycleNumber))
+  for (const { path, indexPath } of [...kept, ...spooled]) {
+    rmSync(path, { force: true })
+    rmSync(indexPath, { force: true })
+  }
+}

@@ -1,0 +1,165 @@
+/**
+ * A failover: the replica's disks, writable at a chosen point within a second, tracked from their first write on.
+ *
+ * The images stay as they are until the commit. What is written goes into a layer over the point, so another point can be
+ * chosen, or everything cancelled, by throwing the layer away. The commit then brings the images to what the layers show,
+ * while they are written to.
+ *
+ * Steps, each in the store's rows before it takes effect: *RecoveryInProgress* with the row of the failover, layers made,
+ * *FailedOverWaitingCompletion*. A death in the first begins the layers anew; later ones take them up.
+ */
+
+import { mkdirSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import type { ReplicationState } from '../states.js'
+import type { FailoverKind, FailoverRow } from '../store/recovery-schema.js'
+import { NbdExport, type NbdOptions } from '../track/nbd-export.js'
+import { TrackedDisk } from '../track/tracked-disk.js'
+import type { StateInTime } from './choice.js'
+import { identityOf, type RecoveryContext } from './context.js'
+import { RecoveryDevice } from './device.js'
+import { applyKept, viewOf } from './view.js'
+
+/** A failover that has begun. */
+export interface FailoverInfo {
+  readonly kind: FailoverKind
+  readonly state: ReplicationState
+  readonly pointNumber: number
+  /** Unix milliseconds that its disks began with. */
+  readonly pointTimeMs: number
+  readonly startedMs: number
+  readonly committedMs: number | null
+}
+
+export class Failover implements AsyncDisposable {
+  readonly row: FailoverRow
+  /** Its disks, each write of them in a log. */
+  readonly disks: readonly TrackedDisk[]
+  readonly layers: readonly RecoveryDevice[]
+  readonly #context: RecoveryContext
+  readonly #below: readonly RecoveryDevice[]
+  readonly #exports = new Set<NbdExport>()
+  #isClosed = false
+
+  private constructor(context: RecoveryContext, row: FailoverRow, opened: OpenedLayers) {
+    this.#context = context
+    this.row = row
+    this.disks = opened.disks
+    this.layers = opened.layers
+    this.#below = opened.below
+  }
+
+  /** Opens the layers of a failover, or makes them anew where it has only just begun. */
+  static async open(context: RecoveryContext, row: FailoverRow, isNew: boolean): Promise<Failover> {
+    if (isNew) rmSync(folderOf(context), { recursive: true, force: true })
+    const opened = await openLayers(context, row, isNew)
+    return new Failover(context, row, opened)
+  }
+
+  /** Exports its disks to NBD clients, each under its name, until the failover is closed. */
+  async exportNbd(options: NbdOptions): Promise<NbdExport> {
+    const nbd = await NbdExport.start(this.disks, options, this.#context.pool)
+    this.#exports.add(nbd)
+    return nbd
+  }
+
+  /** The images hold everything: its point is not read any more. */
+  async leavePoint(): Promise<void> {
+    for (const view of this.#below) await view.close()
+  }
+
+  /** Closes its disks in order; the failover stays. Calling it again does nothing. */
+  async close(): Promise<void> {
+    if (this.#isClosed) return
+    this.#isClosed = true
+    for (const nbd of this.#exports) await nbd.close()
+    for (const disk of this.disks) await disk.close()
+    for (const device of [...this.layers, ...this.#below]) await device.close()
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close()
+  }
+}
+
+interface OpenedLayers {
+  readonly below: RecoveryDevice[]
+  readonly layers: RecoveryDevice[]
+  readonly disks: TrackedDisk[]
+}
+
+/** Where layers and logs of the failover are. */
+export function folderOf(context: RecoveryContext): string {
+  return join(context.directory, 'failover')
+}
+
+async function openLayers(context: RecoveryContext, row: FailoverRow, isNew: boolean): Promise<OpenedLayers> {
+  const opened: OpenedLayers = { below: [], layers: [], disks: [] }
+  const trackingDirectory = join(folderOf(context), 'tracking')
+  try {
+    mkdirSync(trackingDirectory, { recursive: true })
+    for (const disk of await context.store.disks()) {
+      const base = await viewOf(context, disk, row.pointNumber)
+      opened.below.push(base)
+      const directory = join(folderOf(context), disk.name)
+      const layer = await RecoveryDevice.overlay(base, disk.imagePath, directory, context.pool)
+      opened.layers.push(layer)
+      if (isNew && row.untilNs !== null) await applyKept(context, layer, row.pointNumber, BigInt(row.untilNs))
+      opened.disks.push(await TrackedDisk.openOver(layer, trackingDirectory, context.pool))
+    }
+    return opened
+  } catch (error) {
+    for (const disk of opened.disks) await disk.close()
+    for (const device of [...opened.layers, ...opened.below]) await device.close()
+    throw error
+  }
+}
+
+/** Begins a failover: from here on nothing of the primary is taken. @throws {INVALID_STATE} */
+export async function beginFailover(
+  context: RecoveryContext,
+  kind: FailoverKind,
+  state: StateInTime,
+  untilNs: bigint | undefined,
+): Promise<FailoverRow> {
+  const { machine, state: from } = await identityOf(context)
+  const to = context.next(from, 'startFailover', machine)
+  const row: FailoverRow = {
+    onlyRow: 1,
+    kind,
+    pointNumber: state.number,
+    untilNs: untilNs === undefined ? null : String(untilNs),
+    pointTimeMs: untilNs === undefined ? state.cutTimeMs : Number(untilNs / 1_000_000n),
+    startedMs: context.clock.nowMs(),
+    stateBefore: from,
+    committedMs: null,
+    undoneJson: null,
+    reverseJson: null,
+    isSettled: 0,
+  }
+  await move(context, 'startFailover', from, to, async (transaction) => {
+    await transaction.insertInto('failover').values(row).execute()
+  })
+  return row
+}
+
+/** The layers are there. */
+export async function failoverStarted(context: RecoveryContext): Promise<void> {
+  const { machine, state } = await identityOf(context)
+  if (state !== 'RecoveryInProgress') return
+  await move(context, 'failoverStarted', state, context.next(state, 'failoverStarted', machine))
+}
+
+type InTransaction = NonNullable<Parameters<RecoveryContext['store']['transition']>[1]>
+
+/** Moves the replica's state, journaled, with `also` in the same transaction. */
+export function move(
+  context: RecoveryContext,
+  trigger: string,
+  from: ReplicationState,
+  to: ReplicationState,
+  also?: InTransaction,
+): Promise<void> {
+  const change = { trigger, from, to, operator: 'operator', reason: 'asked for' }
+  return context.store.transition(change, also)
+}

@@ -1,0 +1,136 @@
+/**
+ * The list of what a replica can show: kept points, the newest state, and the times between them of which every write is
+ * kept.
+ */
+
+import type { NativeUndoSummary } from '../native/types.js'
+import type { PointKind } from '../states.js'
+import type { KeptLog, Point } from '../store/recovery-schema.js'
+import { undoFolder } from '../store/undo-folder.js'
+import type { KeptSpan, StateInTime } from './choice.js'
+import { identityOf, type RecoveryContext } from './context.js'
+
+/** Why a point cannot be shown. */
+export interface PointDamage {
+  readonly disk: string
+  readonly path: string
+  readonly offset: number
+  readonly reason: string
+}
+
+/** A state of the machine that can be gone back to. */
+export interface RecoveryPoint extends StateInTime {
+  /** The shipment that brought the replica to it; it names the point. */
+  readonly number: number
+  readonly kind: PointKind
+  /** Unix milliseconds of the cut that it shows. */
+  readonly cutTimeMs: number
+  /** Unix milliseconds at which the replica came to it. */
+  readonly appliedMs: number
+  /** True for the newest state, which is no point of its own until it is about to be overwritten. */
+  readonly isLatest: boolean
+  /** Bytes of all disks at the point. */
+  readonly sizeBytes: number
+  /** Bytes of what leads from the next newer point back to this one. */
+  readonly undoBytes: number
+  /** Fencing number of the primary that made it. */
+  readonly lineage: number
+  /** Digest over all disks, where one was computed. */
+  readonly digest: string | null
+  /** The cut that all members of a consistency group share; null for one of the machine alone. */
+  readonly groupPointId: string | null
+  /** Unix milliseconds until which nothing removes it; null without a lock. */
+  readonly lockedUntilMs: number | null
+  /** Why it cannot be shown; null when it can. */
+  readonly damage: PointDamage | null
+}
+
+/** Oldest first. @param isDeep - reads and checks everything that leads back */
+export async function listPoints(context: RecoveryContext, isDeep = false): Promise<RecoveryPoint[]> {
+  const latest = await context.recovery.latest()
+  const rows = (await context.recovery.points()).filter(({ isTransient }) => isTransient === 0)
+  const undo = await undoOf(context, isDeep)
+  const points = rows.map((row) => pointOf(row, latest?.cycle.cycleNumber === row.pointNumber, undo))
+  if (latest === undefined || points.at(-1)?.isLatest) return points
+  const { cycleNumber: number, pointKind: kind, cutTimeMs, appliedMs, groupPointId } = latest.cycle
+  const { fencingNumber: lineage } = await identityOf(context)
+  const disks = await context.store.disks()
+  const sizeBytes = disks.reduce((total, disk) => total + disk.sizeBytes, 0)
+  const known = {
+    number,
+    kind,
+    cutTimeMs,
+    appliedMs: appliedMs ?? cutTimeMs,
+    sizeBytes,
+    lineage,
+    groupPointId,
+  }
+  return [
+    ...points,
+    { ...known, isLatest: true, undoBytes: 0, digest: null, lockedUntilMs: null, damage: null },
+  ]
+}
+
+interface DiskUndo extends NativeUndoSummary {
+  readonly disk: string
+}
+
+async function undoOf(context: RecoveryContext, isDeep: boolean): Promise<DiskUndo[]> {
+  const lists: DiskUndo[] = []
+  for (const disk of await context.store.disks()) {
+    const args = [undoFolder(context.directory, disk), isDeep]
+    const summary = (await context.pool.run('native', { call: 'undoSummary', args })) as NativeUndoSummary
+    lists.push({ ...summary, disk: disk.name })
+  }
+  return lists
+}
+
+function pointOf(row: Point, isLatest: boolean, undo: readonly DiskUndo[]): RecoveryPoint {
+  const { pointNumber: number, kind, cutTimeMs, appliedMs, fencingNumber, digest, groupPointId } = row
+  const sizes = Object.values(JSON.parse(row.sizesJson) as Record<string, number>)
+  const own = undo.flatMap(({ points }) => points.filter(({ point }) => point === number))
+  return {
+    number,
+    kind,
+    cutTimeMs,
+    appliedMs,
+    isLatest,
+    sizeBytes: sizes.reduce((total, size) => total + size, 0),
+    undoBytes: own.reduce((total, { storedBytes }) => total + storedBytes, 0),
+    lineage: fencingNumber,
+    digest,
+    groupPointId,
+    lockedUntilMs: row.lockedUntilMs,
+    damage: damageOf(undo, number),
+  }
+}
+
+/** What is damaged of a point stands between it and every newer one, so it is missed by all that are older. */
+function damageOf(undo: readonly DiskUndo[], number: number): PointDamage | null {
+  for (const { disk, damage } of undo) {
+    const found = damage.find(({ throughPoint }) => throughPoint === -1 || number <= throughPoint)
+    if (found) return { disk, path: found.path, offset: found.offset, reason: found.reason }
+  }
+  return null
+}
+
+/** The time of which every write is kept; undefined where there is none. */
+export function keptSpan(logs: readonly KeptLog[], points: readonly StateInTime[]): KeptSpan | undefined {
+  const first = logs[0]
+  const from = first && points.find(({ number }) => number >= first.cycleNumber - 1)
+  if (first === undefined || from === undefined) return undefined
+  const toMs = Math.max(...logs.map(({ cutTimeMs }) => cutTimeMs))
+  return { fromPoint: from.number, fromMs: from.cutTimeMs, toMs, gaps: gapsOf(logs) }
+}
+
+/** A resynchronization puts the disks together out of pieces: nothing between its neighbours is a state of them. */
+function gapsOf(logs: readonly KeptLog[]): { fromMs: number; toMs: number }[] {
+  const deltas = logs.filter(({ kind }) => kind === 'delta')
+  return logs
+    .filter(({ kind }) => kind === 'resync')
+    .map(({ cycleNumber }) => {
+      const before = deltas.findLast((log) => log.cycleNumber < cycleNumber)
+      const after = deltas.find((log) => log.cycleNumber > cycleNumber)
+      return { fromMs: before?.cutTimeMs ?? 0, toMs: after?.cutTimeMs ?? Number.MAX_SAFE_INTEGER }
+    })
+}

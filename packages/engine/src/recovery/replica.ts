@@ -1,0 +1,313 @@
+/**
+ * The replica of a machine, as the one who needs it holds it: its recovery points, and the verbs of failover.
+ *
+ * It is opened from its folder alone, beside the process that replicates into it or without any: an operator whose primary
+ * is gone has this folder and nothing else. Points are listed, viewed, restored and tested while replication goes on; a
+ * failover takes the replica away from its primary, which is refused from then on.
+ */
+
+import { SecondsiteError } from '../errors.js'
+import type { ReplicationState } from '../states.js'
+import type { FailoverKind } from '../store/recovery-schema.js'
+import { type ChosenState, chooseState, type KeptSpan, type RecoveryPointChoice, timeOf } from './choice.js'
+import { cancelFailover, recordCommit, settleCommit } from './commit.js'
+import { awaitQuiet, identityOf, type RecoveryContext, settleImages } from './context.js'
+import { type DiskDifference, diffPoints } from './diff.js'
+import { beginFailover, Failover, type FailoverInfo, failoverStarted, move } from './failover.js'
+import { keptSpan, listPoints, type RecoveryPoint } from './points.js'
+import { type RestoredDisk, type RestoreOptions, restoreView } from './restore.js'
+import { infoOf, removeTest, TestFailover, type TestFailoverInfo } from './test-failover.js'
+import { PointView } from './view.js'
+
+/** What a failover would do. */
+export interface FailoverOutlook {
+  readonly state: ReplicationState
+  readonly point: RecoveryPoint
+  /** Unix milliseconds that the disks would begin with. */
+  readonly pointTimeMs: number
+  /** Milliseconds of the past that would be lost if the primary ended now. */
+  readonly lossMs: number
+  /** Bytes that were received and are not applied yet; `Latest` applies them first. */
+  readonly receivedBytes: number
+  /** Bytes of the newest state that the point takes back. */
+  readonly undoneBytes: number
+}
+
+/** Options of {@link Replica.startFailover}. */
+export interface StartFailoverOptions {
+  /** Default `Latest`. */
+  readonly point?: RecoveryPointChoice
+  /** `Planned` takes nothing but a replica whose primary was prepared; default `Unplanned`. */
+  readonly kind?: FailoverKind
+  /** Takes the replica although its primary still replicates into it: the primary is refused from then on. Default false. */
+  readonly fencePrimary?: boolean
+  readonly signal?: AbortSignal
+}
+
+/** Options of {@link Replica.startTestFailover}. */
+export interface TestFailoverOptions {
+  /** Default `LatestProcessed`. */
+  readonly point?: RecoveryPointChoice
+  /** Milliseconds after which it ends by itself; default never. */
+  readonly lifetimeMs?: number
+}
+
+export class Replica implements AsyncDisposable {
+  /** @internal */
+  readonly context: RecoveryContext
+  readonly #close: () => Promise<void>
+  readonly #views = new Set<PointView>()
+  readonly #tests = new Map<string, TestFailover>()
+  #failover: Failover | undefined
+
+  /** Made by `openReplica`. */
+  constructor(context: RecoveryContext, close: () => Promise<void>) {
+    this.context = context
+    this.#close = close
+  }
+
+  get directory(): string {
+    return this.context.directory
+  }
+
+  /** Name of the machine that it is the replica of. @throws {POINT_NOT_FOUND} when nothing was ever replicated */
+  async machine(): Promise<string> {
+    return (await identityOf(this.context)).machine
+  }
+
+  async state(): Promise<ReplicationState> {
+    return (await identityOf(this.context)).state
+  }
+
+  /** What it can show, oldest first, the newest state last. @param options.deep - checks every byte that leads back */
+  points(options: { readonly deep?: boolean } = {}): Promise<RecoveryPoint[]> {
+    return listPoints(this.context, options.deep)
+  }
+
+  /** The time of which every write is kept; undefined where there is none. */
+  async keptSpan(): Promise<KeptSpan | undefined> {
+    return keptSpan(await this.context.recovery.keptLogs(), await this.points())
+  }
+
+  /**
+   * Opens a point for reading, while replication goes on; it stays as long as the view is open.
+   * @throws {POINT_NOT_FOUND, POINT_NOT_EXACT, UNDO_DAMAGED}
+   */
+  async openView(point: RecoveryPointChoice = 'LatestProcessed'): Promise<PointView> {
+    const view = await PointView.open(this.context, await this.#choose(point))
+    this.#views.add(view)
+    return view
+  }
+
+  /** Writes the disks of a point into a folder. @throws as {@link openView}, and {PATH_EXISTS, DISK_FULL, ABORTED} */
+  async restore(point: RecoveryPointChoice, options: RestoreOptions): Promise<RestoredDisk[]> {
+    await using view = await PointView.open(this.context, await this.#choose(point))
+    return await restoreView(this.context, view, options)
+  }
+
+  /** What was overwritten after one point and until another, by default the newest state. */
+  async diff(
+    from: RecoveryPointChoice,
+    to: RecoveryPointChoice = 'LatestProcessed',
+  ): Promise<DiskDifference[]> {
+    const [older, newer] = [await this.#choose(from), await this.#choose(to)]
+    const end = newer.state.isLatest ? undefined : newer.state.number
+    return diffPoints(this.context, older.state.number, end)
+  }
+
+  /** Nothing removes the point before that time; a lock is never made shorter. @throws {POINT_NOT_FOUND} */
+  async lockPoint(number: number, untilMs: number): Promise<void> {
+    const point = await this.context.recovery.hold(number, 0)
+    const lockedUntilMs = Math.max(untilMs, point?.lockedUntilMs ?? 0)
+    await this.context.recovery.setPoint(number, { lockedUntilMs })
+  }
+
+  /** Starts disks over a point that may be written to, beside replication; any number at once. */
+  async startTestFailover(options: TestFailoverOptions = {}): Promise<TestFailover> {
+    const { point = 'LatestProcessed', lifetimeMs = null } = options
+    const test = await TestFailover.start(this.context, await this.#choose(point), lifetimeMs)
+    this.#tests.set(test.id, test)
+    return test
+  }
+
+  /** Test failovers of this replica, those that have ended as well, oldest first. */
+  async testFailovers(): Promise<TestFailoverInfo[]> {
+    return (await this.context.recovery.testFailovers()).map(infoOf)
+  }
+
+  /** Ends a test failover and throws away what it wrote. @throws {TEST_FAILOVER_NOT_FOUND} */
+  async stopTestFailover(id: string): Promise<void> {
+    const open = this.#tests.get(id)
+    this.#tests.delete(id)
+    await (open ? open.stop() : removeTest(this.context, id))
+  }
+
+  /** What a failover to `point` would do, without doing anything. */
+  async explainFailover(point: RecoveryPointChoice = 'Latest'): Promise<FailoverOutlook> {
+    const chosen = await this.#choose(point)
+    const points = await this.points()
+    const listed = points.find(({ number }) => number === chosen.state.number)
+    const open = await this.context.store.openCycles()
+    const logs = await Promise.all(open.map(({ cycleNumber }) => this.context.store.logsOfCycle(cycleNumber)))
+    const receivedBytes = logs.flat().reduce((total, log) => total + log.logSizeBytes, 0)
+    const undone = await diffPoints(this.context, chosen.state.number, undefined)
+    const pointTimeMs = timeOf(chosen)
+    return {
+      state: await this.state(),
+      point: listed as RecoveryPoint,
+      pointTimeMs,
+      lossMs: Math.max(0, this.context.clock.nowMs() - pointTimeMs),
+      receivedBytes,
+      undoneBytes: undone.reduce((total, { changedBytes }) => total + changedBytes, 0),
+    }
+  }
+
+  /**
+   * Makes the replica's disks writable at a point, within about a second. Nothing of the primary is taken from then on, and
+   * nothing is given up before {@link commitFailover}.
+   * @throws {INVALID_STATE, POINT_NOT_FOUND, POINT_NOT_EXACT, UNDO_DAMAGED, STORE_BUSY}
+   * @throws {PRIMARY_ALIVE} when a process still replicates into it and is not to be fenced
+   */
+  async startFailover(options: StartFailoverOptions = {}): Promise<Failover> {
+    const { point = 'Latest', kind = 'Unplanned', fencePrimary = false, signal } = options
+    const { machine, state } = await identityOf(this.context)
+    this.context.next(state, 'startFailover', machine)
+    if (kind === 'Unplanned' && !fencePrimary) await this.#refuseAlive(machine)
+    if (point === 'Latest') await settleImages(this.context, signal)
+    const chosen = await this.#choose(kind === 'Planned' ? plannedChoice(point) : point)
+    await using view = await PointView.open(this.context, { state: chosen.state })
+    await this.context.step('failover.before-moving')
+    const row = await beginFailover(this.context, kind, view.state, chosen.untilNs)
+    // What had begun before the primary was refused comes to its end.
+    await awaitQuiet(this.context, signal)
+    await this.context.step('failover.before-layers')
+    const failover = await Failover.open(this.context, row, true)
+    await this.context.step('failover.before-started')
+    await failoverStarted(this.context)
+    this.#failover = failover
+    return failover
+  }
+
+  /**
+   * The failover that has begun, opened: taken up where a death left it.
+   * @returns undefined when there is none
+   */
+  async failover(): Promise<Failover | undefined> {
+    const row = await this.context.recovery.failover()
+    if (row === undefined) return undefined
+    const { state } = await identityOf(this.context)
+    this.#failover ??= await Failover.open(this.context, row, state === 'RecoveryInProgress')
+    await failoverStarted(this.context)
+    if (row.committedMs !== null && row.isSettled === 0) await settleCommit(this.context, this.#failover)
+    return this.#failover
+  }
+
+  /** What is known of the failover without opening it. */
+  async failoverInfo(): Promise<FailoverInfo | undefined> {
+    const row = await this.context.recovery.failover()
+    if (row === undefined) return undefined
+    const { kind, pointNumber, pointTimeMs, startedMs, committedMs } = row
+    return { kind, state: await this.state(), pointNumber, pointTimeMs, startedMs, committedMs }
+  }
+
+  /**
+   * Begins the failover anew at another point; what was written since it began is thrown away.
+   * @throws {INVALID_STATE, POINT_NOT_FOUND, POINT_NOT_EXACT, UNDO_DAMAGED}
+   */
+  async changeRecoveryPoint(point: RecoveryPointChoice): Promise<Failover> {
+    const { machine, state } = await identityOf(this.context)
+    const to = this.context.next(state, 'changeRecoveryPoint', machine)
+    const chosen = await this.#choose(point)
+    await using view = await PointView.open(this.context, { state: chosen.state })
+    await this.closeFailover()
+    const values = {
+      pointNumber: view.state.number,
+      untilNs: chosen.untilNs === undefined ? null : String(chosen.untilNs),
+      pointTimeMs: timeOf(chosen),
+      startedMs: this.context.clock.nowMs(),
+    }
+    // Through the state in which a death makes the layers anew.
+    await move(this.context, 'changeRecoveryPoint', state, 'RecoveryInProgress', async (transaction) => {
+      await transaction.updateTable('failover').set(values).execute()
+    })
+    await this.context.step('change.before-layers')
+    const failover = await this.failover()
+    if (failover && (await this.state()) === to) return failover
+    throw new SecondsiteError('FAILOVER_NOT_FOUND', {
+      message: `the failover of ${machine} was ended by somebody else`,
+      details: { machine, path: this.directory },
+    })
+  }
+
+  /** Ends the failover as if it had never been; the primary replicates on. @throws {INVALID_STATE} */
+  async cancelFailover(): Promise<void> {
+    const failover = this.#failover
+    this.#failover = undefined
+    await cancelFailover(this.context, failover)
+  }
+
+  /**
+   * Makes the failover final: the images become what its disks show, all points and what the primary had sent go, and the
+   * primary is refused for good. A guest may go on meanwhile. Calling it again finishes what was begun.
+   * @param options.dropLocked - also points that are locked; default false
+   * @throws {INVALID_STATE, POINT_LOCKED}
+   */
+  async commitFailover(
+    options: { readonly dropLocked?: boolean; readonly signal?: AbortSignal } = {},
+  ): Promise<void> {
+    const row = await this.context.recovery.failover()
+    if (row?.isSettled === 1) return
+    if (row === undefined || row.committedMs === null)
+      await recordCommit(this.context, options.dropLocked ?? false)
+    await this.context.step('commit.before-opening')
+    const failover = this.#failover ?? (await this.failover())
+    if (failover && (await this.context.recovery.failover())?.isSettled === 0)
+      await settleCommit(this.context, failover, options.signal)
+  }
+
+  /** Closes views, tests and the failover. A test ends with it; the failover stays. Calling it again does nothing. */
+  async close(): Promise<void> {
+    for (const view of this.#views) await view.close()
+    for (const test of this.#tests.values()) await test.stop()
+    this.#tests.clear()
+    await this.closeFailover()
+    await this.#close()
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close()
+  }
+
+  /** Closes the failover's disks; what began goes on with {@link failover}. */
+  async closeFailover(): Promise<void> {
+    const failover = this.#failover
+    this.#failover = undefined
+    await failover?.close()
+  }
+
+  async #choose(choice: RecoveryPointChoice): Promise<ChosenState> {
+    const points = await this.points()
+    const span = keptSpan(await this.context.recovery.keptLogs(), points)
+    return chooseState(points, span ? [span] : [], choice, this.directory)
+  }
+
+  /** Who has the store replicates into it. */
+  async #refuseAlive(machine: string): Promise<void> {
+    if (await this.context.applyReceived()) return
+    throw new SecondsiteError('PRIMARY_ALIVE', {
+      message: `a process still replicates ${machine} into ${this.directory}`,
+      details: { machine, path: this.directory },
+    })
+  }
+}
+
+/** A planned failover loses nothing: it takes what was sent last. */
+function plannedChoice(choice: RecoveryPointChoice): RecoveryPointChoice {
+  if (choice === 'Latest' || choice === 'LatestProcessed') return 'LatestProcessed'
+  throw new SecondsiteError('OPTION_OUT_OF_RANGE', {
+    message: 'a planned failover takes the newest state',
+    details: {
+      problems: [{ path: 'point', value: JSON.stringify(choice), range: 'Latest or LatestProcessed' }],
+    },
+  })
+}

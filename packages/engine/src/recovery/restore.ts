@@ -1,0 +1,86 @@
+/**
+ * A recovery point as plain files, for whoever wants a disk and not a failover.
+ */
+
+import { existsSync, mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { SecondsiteError, throwIfAborted } from '../errors.js'
+import { native } from '../native/index.js'
+import type { RecoveryContext } from './context.js'
+import type { PointView } from './view.js'
+
+/** A disk that was written out. */
+export interface RestoredDisk {
+  readonly name: string
+  readonly path: string
+  readonly sizeBytes: number
+}
+
+/** How far it is. */
+export interface RestoreProgress {
+  readonly disk: string
+  /** Bytes of the disk that are looked at, and of them written. */
+  readonly doneBytes: number
+  readonly copiedBytes: number
+  readonly totalBytes: number
+}
+
+/** Between two looks at the progress. */
+const PROGRESS_MS = 200
+
+export interface RestoreOptions {
+  /** Folder for the disks, made where it is missing; a file that is there is never overwritten. */
+  readonly directory: string
+  readonly onProgress?: (progress: RestoreProgress) => void
+  readonly signal?: AbortSignal
+}
+
+/** @throws {PATH_EXISTS, DISK_FULL, DISK_WRITE_FAILED, ABORTED}; what was begun of a disk is removed */
+export async function restoreView(
+  context: RecoveryContext,
+  view: PointView,
+  { directory, onProgress, signal }: RestoreOptions,
+): Promise<RestoredDisk[]> {
+  mkdirSync(directory, { recursive: true })
+  const restored: RestoredDisk[] = []
+  for (const { name, handle, sizeBytes } of view.disks) {
+    throwIfAborted(signal)
+    const path = join(directory, name)
+    refuseExisting(path)
+    const look = (work: number): void => {
+      const { doneBytes, copiedBytes } = native.workProgress(work)
+      onProgress?.({ disk: name, doneBytes, copiedBytes, totalBytes: sizeBytes })
+    }
+    await withWork(signal, look, (work) =>
+      context.pool.run('native', { call: 'materialize', args: [handle, path, work] }),
+    )
+    restored.push({ name, path, sizeBytes })
+  }
+  return restored
+}
+
+function refuseExisting(path: string): void {
+  if (!existsSync(path)) return
+  const message = `${path} is there already`
+  throw new SecondsiteError('PATH_EXISTS', { message, details: { path } })
+}
+
+/** Runs a long call of the core that a signal ends and that is looked at from time to time. */
+async function withWork(
+  signal: AbortSignal | undefined,
+  look: (work: number) => void,
+  run: (work: number) => Promise<unknown>,
+): Promise<void> {
+  const work = native.beginWork()
+  const onAbort = (): void => native.stopWork(work)
+  signal?.addEventListener('abort', onAbort, { once: true })
+  const timer = setInterval(() => look(work), PROGRESS_MS)
+  try {
+    await run(work)
+    look(work)
+  } finally {
+    clearInterval(timer)
+    signal?.removeEventListener('abort', onAbort)
+    native.endWork(work)
+  }
+}

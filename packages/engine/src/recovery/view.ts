@@ -1,0 +1,149 @@
+/**
+ * A recovery point, opened for reading: all disks of the machine as they were at one cut, or at one time.
+ *
+ * A point is held in the store's rows until each disk has pinned it in its undo folder; from then on the pin keeps it. A
+ * time between two points is the older point with the kept logs on top, up to that time, in a layer that is thrown away.
+ */
+
+import { rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { undoFolder } from '../store/undo-folder.js'
+import type { ReplicaDisk } from '../store/replica-schema.js'
+import { NbdExport, type NbdOptions } from '../track/nbd-export.js'
+import { type ChosenState, type StateInTime, timeOf } from './choice.js'
+import { HOLD_MS, type RecoveryContext, settleImages } from './context.js'
+import { RecoveryDevice } from './device.js'
+
+export class PointView implements AsyncDisposable {
+  /** The point that is shown, or that the time shown leads forward from. */
+  readonly state: StateInTime
+  /** Unix nanoseconds, where a time between two points is shown. */
+  readonly untilNs: bigint | undefined
+  readonly disks: readonly RecoveryDevice[]
+  readonly #context: RecoveryContext
+  readonly #below: readonly RecoveryDevice[]
+  readonly #directory: string | undefined
+  readonly #exports = new Set<NbdExport>()
+
+  private constructor(context: RecoveryContext, chosen: ChosenState, opened: OpenedView) {
+    this.state = chosen.state
+    this.untilNs = chosen.untilNs
+    this.disks = opened.disks
+    this.#below = opened.below
+    this.#directory = opened.directory
+    this.#context = context
+  }
+
+  /** @throws {POINT_NOT_FOUND, UNDO_DAMAGED, STORE_BUSY} */
+  static async open(context: RecoveryContext, chosen: ChosenState): Promise<PointView> {
+    const state = await hold(context, chosen.state)
+    const opened = await openDisks(context, state, chosen.untilNs)
+    return new PointView(context, { ...chosen, state }, opened)
+  }
+
+  /** Unix milliseconds that it shows. */
+  get timeMs(): number {
+    return timeOf({ state: this.state, ...(this.untilNs === undefined ? {} : { untilNs: this.untilNs }) })
+  }
+
+  /** Exports its disks to NBD clients, read-only, until the export or the view is closed. */
+  async exportNbd(options: NbdOptions): Promise<NbdExport> {
+    const nbd = await NbdExport.start(this.disks, { ...options, readOnly: true }, this.#context.pool)
+    this.#exports.add(nbd)
+    return nbd
+  }
+
+  /** Lets the point go. Calling it again does nothing. */
+  async close(): Promise<void> {
+    for (const nbd of this.#exports) await nbd.close()
+    for (const device of [...this.disks, ...this.#below]) await device.close()
+    if (this.#directory) rmSync(this.#directory, { recursive: true, force: true })
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close()
+  }
+}
+
+interface OpenedView {
+  readonly disks: readonly RecoveryDevice[]
+  readonly below: readonly RecoveryDevice[]
+  readonly directory: string | undefined
+}
+
+/** The newest state becomes a point for its view; that waits until nobody writes to the images. */
+async function hold(context: RecoveryContext, state: StateInTime): Promise<StateInTime> {
+  if (!state.isLatest) {
+    await context.recovery.hold(state.number, HOLD_MS)
+    return state
+  }
+  for (;;) {
+    const point = await context.recovery.hold('latest', HOLD_MS)
+    if (point) return { ...state, number: point.pointNumber, kind: point.kind, cutTimeMs: point.cutTimeMs }
+    await settleImages(context)
+  }
+}
+
+async function openDisks(
+  context: RecoveryContext,
+  state: StateInTime,
+  untilNs: bigint | undefined,
+): Promise<OpenedView> {
+  const rows = await context.store.disks()
+  const below: RecoveryDevice[] = []
+  try {
+    for (const row of rows) below.push(await viewOf(context, row, state.number))
+    if (untilNs === undefined) return { disks: below, below: [], directory: undefined }
+    return await rollForward(context, rows, below, { point: state.number, untilNs })
+  } catch (error) {
+    for (const device of below) await device.close()
+    throw error
+  }
+}
+
+/** A disk of the replica at a point. */
+export function viewOf(context: RecoveryContext, row: ReplicaDisk, point: number): Promise<RecoveryDevice> {
+  const place = { image: row.imagePath, undoDirectory: undoFolder(context.directory, row), point }
+  return RecoveryDevice.view(row, place, context.pool)
+}
+
+async function rollForward(
+  context: RecoveryContext,
+  rows: readonly ReplicaDisk[],
+  below: readonly RecoveryDevice[],
+  { point, untilNs }: { readonly point: number; readonly untilNs: bigint },
+): Promise<OpenedView> {
+  const directory = join(context.directory, 'views', context.random.uuid())
+  const disks: RecoveryDevice[] = []
+  try {
+    for (const [index, { name, imagePath }] of rows.entries()) {
+      const base = below[index]
+      if (base === undefined) continue
+      const layer = await RecoveryDevice.overlay(base, imagePath, join(directory, name), context.pool)
+      disks.push(layer)
+      await applyKept(context, layer, point, untilNs)
+    }
+    return { disks, below, directory }
+  } catch (error) {
+    for (const device of disks) await device.close()
+    rmSync(directory, { recursive: true, force: true })
+    throw error
+  }
+}
+
+/** Applies the kept logs after a point to a layer, up to a time. */
+export async function applyKept(
+  context: RecoveryContext,
+  layer: RecoveryDevice,
+  point: number,
+  untilNs: bigint,
+): Promise<void> {
+  const logs = (await context.recovery.keptLogs()).filter(
+    (log) => log.diskId === layer.diskId && log.cycleNumber > point,
+  )
+  await layer.run(
+    'applyLogsUntil',
+    logs.map((log) => log.path),
+    untilNs,
+  )
+}

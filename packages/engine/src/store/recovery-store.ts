@@ -1,0 +1,238 @@
+/**
+ * Points, kept logs and failovers of a replica: the rows, and who may change them when.
+ *
+ * More than one process looks at a store: the one that applies, and commands that list points or start failovers. What
+ * decides is one transaction that writes first, so that each sees what the other has decided: a cycle is marked as applying
+ * together with the point whose undo it writes, and a state that is not applied over is marked before it is read.
+ */
+
+import type { Transaction } from 'kysely'
+import type { Clock } from '../clock.js'
+import { SecondsiteError } from '../errors.js'
+import type { FailoverRow, KeptLog, Point, TestFailoverRow } from './recovery-schema.js'
+import { parseRecoverySettings, type RecoverySettings } from './recovery-settings.js'
+import type { Receipt, ReplicaSchema } from './replica-schema.js'
+import { HOUR_MS } from '../units.js'
+import { refuseFailedOver, type ReplicaStore } from './replica-store.js'
+
+type InTransaction = Transaction<ReplicaSchema>
+
+/** Decides whether the present state becomes a point before it is overwritten. */
+export type PointRule = (points: readonly Point[], latest: Receipt, settings: RecoverySettings) => boolean
+
+/** The state that the images show. */
+export interface LatestState {
+  readonly cycle: Receipt
+  /** Whether images are being written to: what they show is no state at all. */
+  readonly isApplying: boolean
+}
+
+export class RecoveryStore {
+  readonly #store: ReplicaStore
+  readonly #clock: Clock
+
+  constructor(store: ReplicaStore, clock: Clock) {
+    this.#store = store
+    this.#clock = clock
+  }
+
+  get directory(): string {
+    return this.#store.directory
+  }
+
+  /** What the primary asks for. */
+  async settings(): Promise<RecoverySettings> {
+    return parseRecoverySettings((await this.#store.identity())?.recoveryJson ?? null)
+  }
+
+  /** Kept points, oldest first. */
+  points(): Promise<Point[]> {
+    return this.#store.db.selectFrom('points').selectAll().orderBy('pointNumber').execute()
+  }
+
+  /**
+   * The images are about to change: from here on these cycles are applied again after a crash.
+   * @returns the newest kept point: what it shows must be saved before it is overwritten; null without one
+   * @throws {REPLICA_FAILED_OVER} when the images are not the primary's any more; nothing has changed
+   */
+  beginApply(cycleNumbers: readonly number[], rule: PointRule): Promise<number | null> {
+    return this.#store.exclusively(async (transaction) => {
+      const identity = await identityOf(transaction)
+      refuseFailedOver(this.directory, identity)
+      const latest = await latestOf(transaction)
+      const points = await pointsOf(transaction)
+      const settings = parseRecoverySettings(identity?.recoveryJson ?? null)
+      if (latest && !latest.isApplying) {
+        const older = points.filter((point) => point.pointNumber < latest.cycle.cycleNumber)
+        const isDue = rule(older, latest.cycle, settings)
+        if (isDue) points.splice(older.length, 1, await keepPoint(transaction, latest.cycle, settings))
+      }
+      const query = transaction.updateTable('cycles').set({ state: 'applying' })
+      await query
+        .where('cycleNumber', 'in', [...cycleNumbers])
+        .where('state', 'in', ['received', 'applying'])
+        .execute()
+      return points.at(-1)?.pointNumber ?? null
+    })
+  }
+
+  /** What the images show; undefined before the end of initial replication. */
+  latest(): Promise<LatestState | undefined> {
+    return this.#store.atomically(latestOf)
+  }
+
+  /**
+   * Keeps a point from being removed for a while, long enough to pin it. The present state becomes a point for it.
+   * @returns the point; undefined when the present state is asked for while images are being written to
+   */
+  hold(pointNumber: number | 'latest', holdMs: number): Promise<Point | undefined> {
+    const heldUntilMs = this.#clock.nowMs() + holdMs
+    return this.#store.exclusively(async (transaction) => {
+      const latest = await latestOf(transaction)
+      if (pointNumber === 'latest' && (latest === undefined || latest.isApplying)) return undefined
+      const number = pointNumber === 'latest' ? (latest?.cycle.cycleNumber ?? 0) : pointNumber
+      const held = (await pointsOf(transaction)).find((point) => point.pointNumber === number)
+      if (held) return setHeld(transaction, held, heldUntilMs)
+      const isLatest = latest?.cycle.cycleNumber === number && !latest.isApplying
+      if (!isLatest) throw noPoint(this.directory, `point ${number} is not there any more`, { point: number })
+      return insertPoint(transaction, latest.cycle, { isTransient: 1, heldUntilMs })
+    })
+  }
+
+  /** Removes the rows of points; their files go afterwards. */
+  async removePoints(pointNumbers: readonly number[]): Promise<void> {
+    if (pointNumbers.length === 0) return
+    await this.#store.db
+      .deleteFrom('points')
+      .where('pointNumber', 'in', [...pointNumbers])
+      .execute()
+  }
+
+  async setPoint(
+    pointNumber: number,
+    values: Partial<Pick<Point, 'digest' | 'lockedUntilMs'>>,
+  ): Promise<void> {
+    await this.#store.db.updateTable('points').set(values).where('pointNumber', '=', pointNumber).execute()
+  }
+
+  /** Logs that were kept after they were applied, in the order of their chain. */
+  keptLogs(): Promise<KeptLog[]> {
+    return this.#store.db.selectFrom('keptLogs').selectAll().orderBy('cycleNumber').orderBy('logId').execute()
+  }
+
+  async addKeptLogs(logs: readonly KeptLog[]): Promise<void> {
+    if (logs.length === 0) return
+    const query = this.#store.db.insertInto('keptLogs').values([...logs])
+    await query.onConflict((clash) => clash.doNothing()).execute()
+  }
+
+  async removeKeptLogs(logIds: readonly string[]): Promise<void> {
+    if (logIds.length === 0) return
+    await this.#store.db
+      .deleteFrom('keptLogs')
+      .where('logId', 'in', [...logIds])
+      .execute()
+  }
+
+  testFailovers(): Promise<TestFailoverRow[]> {
+    return this.#store.db.selectFrom('testFailovers').selectAll().orderBy('startedMs').execute()
+  }
+
+  async addTestFailover(row: TestFailoverRow): Promise<void> {
+    await this.#store.db.insertInto('testFailovers').values(row).execute()
+  }
+
+  async endTestFailover(testId: string): Promise<void> {
+    const query = this.#store.db.updateTable('testFailovers').set({ endedMs: this.#clock.nowMs() })
+    await query.where('testId', '=', testId).execute()
+  }
+
+  /** The failover that has begun; undefined without one. */
+  failover(): Promise<FailoverRow | undefined> {
+    return this.#store.db.selectFrom('failover').selectAll().executeTakeFirst()
+  }
+
+  async setFailover(values: Partial<FailoverRow>): Promise<void> {
+    await this.#store.db.updateTable('failover').set(values).execute()
+  }
+}
+
+export function noPoint(
+  directory: string,
+  reason: string,
+  details: Record<string, string | number>,
+): SecondsiteError {
+  return new SecondsiteError('POINT_NOT_FOUND', {
+    message: `no such recovery point in ${directory}: ${reason}`,
+    details: { path: directory, reason, ...details },
+  })
+}
+
+async function identityOf(transaction: InTransaction) {
+  return transaction.selectFrom('identity').selectAll().executeTakeFirst()
+}
+
+function pointsOf(transaction: InTransaction): Promise<Point[]> {
+  return transaction.selectFrom('points').selectAll().orderBy('pointNumber').execute()
+}
+
+/** Batches of initial replication are no state of the disks: only a delta is. */
+async function latestOf(transaction: InTransaction): Promise<LatestState | undefined> {
+  const newest = transaction.selectFrom('cycles').selectAll().where('state', '=', 'applied')
+  const cycle = await newest.orderBy('cycleNumber', 'desc').executeTakeFirst()
+  if (cycle?.kind !== 'delta') return undefined
+  const applying = await transaction
+    .selectFrom('cycles')
+    .select('cycleNumber')
+    .where('state', '=', 'applying')
+    .executeTakeFirst()
+  return { cycle, isApplying: applying !== undefined }
+}
+
+async function insertPoint(
+  transaction: InTransaction,
+  cycle: Receipt,
+  values: Partial<Point>,
+): Promise<Point> {
+  const disks = await transaction.selectFrom('disks').selectAll().execute()
+  const identity = await identityOf(transaction)
+  const row = {
+    pointNumber: cycle.cycleNumber,
+    kind: cycle.pointKind,
+    cutTimeMs: cycle.cutTimeMs,
+    appliedMs: cycle.appliedMs ?? cycle.cutTimeMs,
+    fencingNumber: identity?.fencingNumber ?? 0,
+    sizesJson: JSON.stringify(Object.fromEntries(disks.map((disk) => [disk.diskId, disk.sizeBytes]))),
+    digest: null,
+    groupPointId: cycle.groupPointId,
+    lockedUntilMs: null,
+    isTransient: 0,
+    heldUntilMs: 0,
+    ...values,
+  }
+  await transaction.insertInto('points').values(row).execute()
+  return row
+}
+
+function lockOf({ cutTimeMs }: Receipt, { retention }: RecoverySettings): Partial<Point> {
+  return retention.lockHours > 0 ? { lockedUntilMs: cutTimeMs + retention.lockHours * HOUR_MS } : {}
+}
+
+/** A point that existed for a view alone becomes one that the rules count. */
+async function keepPoint(
+  transaction: InTransaction,
+  cycle: Receipt,
+  settings: RecoverySettings,
+): Promise<Point> {
+  const values = { ...lockOf(cycle, settings), isTransient: 0 }
+  const query = transaction.updateTable('points').set(values).where('pointNumber', '=', cycle.cycleNumber)
+  await query.execute()
+  const [kept] = (await pointsOf(transaction)).filter((point) => point.pointNumber === cycle.cycleNumber)
+  return kept ?? insertPoint(transaction, cycle, values)
+}
+
+async function setHeld(transaction: InTransaction, point: Point, heldUntilMs: number): Promise<Point> {
+  const query = transaction.updateTable('points').set({ heldUntilMs })
+  await query.where('pointNumber', '=', point.pointNumber).execute()
+  return { ...point, heldUntilMs }
+}
