@@ -13,6 +13,7 @@ import { errorText, type Output, PROGRESS_MODES, type ProgressMode } from './out
 import { addPlanVerbs } from './plan-verbs.js'
 import { protect } from './protect-command.js'
 import { seconds } from './protect-options.js'
+import { addRecoveryVerbs } from './recovery-verbs.js'
 import { sync, verify } from './sync-command.js'
 
 /** What every verb gets beside its arguments. */
@@ -61,6 +62,7 @@ function programOf(output: Output, finish: (code: ExitCode) => void): Command {
   wire(protectVerb(program), protect)
   addDiskVerbs(program, wire)
   addLogVerbs(program, wire)
+  addRecoveryVerbs(program, wire, helpOf)
   addPlanVerbs(program, wire, helpOf)
   const demoVerb = program.command('demo').description('the main job on a real file system, step by step')
   demoVerb.option('--keep', 'keep the folder with disk, replica and state')
@@ -121,6 +123,9 @@ function protectVerb(program: Command): Command {
       '--state <directory>',
       'folder of its state; default /var/lib/secondsite/NAME, or below the home folder',
     )
+    .option('--points <count>', 'recovery points kept on the replica, default 0', wholeNumber)
+    .option('--points-every <time>', 'time between two of them: 15m, 1h; default 1h', seconds)
+    .option('--keep-writes <hours>', 'hours in which any write can be gone back to, default 0', wholeNumber)
     .option('--threshold <percent>', 'share of a disk that its logs may reach, default 50', wholeNumber)
     .addOption(
       new Option('--flush-mode <mode>', 'what a FLUSH makes durable, default disk').choices(['disk', 'log']),

@@ -82,6 +82,47 @@ Example:
   secondsite plan abandon shop-20261121T101500Z-Planned
 `
 
+const POINTS = `
+Examples:
+  secondsite points /mnt/second/web01
+  secondsite points /mnt/second/web01 --json | jq '.points[] | select(.damage == null) | .number'
+`
+
+const RESTORE = `
+Example:
+  secondsite restore /mnt/second/web01 --point 2026-11-21T09:55:00Z --to /srv/restored
+`
+
+const DIFF = `
+Example:
+  secondsite diff /mnt/second/web01 --from 4711 --to 4800
+`
+
+const TEST_FAILOVER = `
+Examples:
+  secondsite test-failover start /mnt/second/web01 --nbd unix:/run/web01-test.sock
+  secondsite test-failover list /mnt/second/web01
+`
+
+const FAILOVER = `
+After a disaster, at the second site:
+  secondsite points /mnt/second/web01
+  secondsite failover start /mnt/second/web01 --nbd unix:/run/web01.sock          # says what would be lost
+  secondsite failover start /mnt/second/web01 --nbd unix:/run/web01.sock --yes    # and serves the disks
+  secondsite failover commit /mnt/second/web01 --yes
+Planned: shut the machine down, end protect, then
+  secondsite failover prepare /var/lib/secondsite/web01 web01
+  secondsite failover start /mnt/second/web01 --planned --nbd unix:/run/web01.sock --yes
+`
+
+const REVERSE = `
+Examples:
+  secondsite reverse /mnt/second/web01 --state /var/lib/secondsite/away --home /srv/vm/home-store \\
+    --former-state /var/lib/secondsite/web01 --yes
+  secondsite reverse /mnt/second/web01 --state /var/lib/secondsite/away --home /srv/new/store \\
+    --former-disk web01.raw=/srv/new/web01.raw --yes
+`
+
 /** Examples of a verb, by its whole name. */
 export const EXAMPLES: Readonly<Record<string, string>> = {
   secondsite: `
@@ -100,6 +141,21 @@ Examples:
   'log verify': CHECK,
   'log apply': APPLY,
   'log export': EXPORT,
+  points: POINTS,
+  restore: RESTORE,
+  diff: DIFF,
+  'test-failover': TEST_FAILOVER,
+  'test-failover start': TEST_FAILOVER,
+  'test-failover list': TEST_FAILOVER,
+  'test-failover stop': TEST_FAILOVER,
+  failover: FAILOVER,
+  'failover prepare': FAILOVER,
+  'failover start': FAILOVER,
+  'failover serve': FAILOVER,
+  'failover change-point': FAILOVER,
+  'failover cancel': FAILOVER,
+  'failover commit': FAILOVER,
+  reverse: REVERSE,
   plan: PLAN,
   'plan check': PLAN_CHECK,
   'plan list': PLAN_LIST,

@@ -12,6 +12,9 @@ export interface ProtectGiven {
   readonly every: number
   readonly name?: string
   readonly state?: string
+  readonly points?: number
+  readonly pointsEvery?: number
+  readonly keepWrites?: number
   readonly threshold?: number
   readonly flushMode?: 'disk' | 'log'
   readonly compression?: 'adaptive' | 'lz4' | 'zstd' | 'none'
@@ -58,9 +61,13 @@ function defaultStateDirectory(name: string): string {
   return join(process.env['XDG_STATE_HOME'] ?? join(homedir(), '.local/state'), 'secondsite', name)
 }
 
-function policyOf({ every, threshold, flushMode, compression, resync }: ProtectGiven): PolicyInput {
+function policyOf({ every, threshold, flushMode, compression, resync, ...given }: ProtectGiven): PolicyInput {
+  const { points, pointsEvery, keepWrites } = given
   return {
     replicationFrequencySeconds: every,
+    ...(points === undefined ? {} : { recoveryPoints: points }),
+    ...(pointsEvery === undefined ? {} : { recoveryPointIntervalSeconds: pointsEvery }),
+    ...(keepWrites === undefined ? {} : { keepEveryWrite: { hours: keepWrites } }),
     ...(threshold === undefined ? {} : { resyncThresholdPercent: threshold }),
     ...(flushMode === undefined ? {} : { flushMode }),
     ...(compression === undefined ? {} : { compression }),

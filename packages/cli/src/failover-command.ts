@@ -1,0 +1,229 @@
+/**
+ * The verbs of failover. Each says first what it will do and what is lost; what cannot be taken back wants `--yes`.
+ */
+
+import {
+  Engine,
+  type Failover,
+  type FailoverOutlook,
+  formatBytes,
+  formatDuration,
+  openReplica,
+  type RecoveryPointChoice,
+  type Replica,
+  reverseReplication,
+  SecondsiteError,
+} from '@secondsite/engine'
+import type { Invocation } from './command.js'
+import { EXIT, type ExitCode } from './exit-codes.js'
+import { list } from './output.js'
+import { ended, timeText } from './recovery-command.js'
+
+/** `failover prepare STATE MACHINE`: the primary's part of a planned failover. */
+export async function failoverPrepare(
+  { output, isJson, signal }: Invocation,
+  [stateDirectory = '', name = '']: string[],
+  given: { verify: boolean },
+): Promise<ExitCode> {
+  await using engine = await Engine.open({ stateDirectory })
+  const report = await engine.machine(name).prepareFailover({
+    verify: given.verify,
+    signal,
+    onProgress: ({ phase, doneBytes, totalBytes, bytesPerSecond, etaMs }) =>
+      output.progress({ phase, doneBytes, totalBytes, bytesPerSecond, etaMs }),
+  })
+  output.progress(undefined)
+  if (isJson) output.json({ machine: name, ...report })
+  else {
+    const proof = report.provenBytes === 0 ? '' : `, ${formatBytes(report.provenBytes)} proven equal`
+    output.say(`${name} is prepared: last cut ${timeText(report.cutTimeMs)}${proof}. Nothing is lost.`)
+  }
+  return EXIT.ok
+}
+
+/** What `failover start` is given. */
+export interface StartGiven {
+  readonly point: RecoveryPointChoice
+  readonly nbd: string
+  readonly planned?: boolean
+  readonly fencePrimary?: boolean
+  readonly yes?: boolean
+}
+
+/** `failover start REPLICA --nbd ADDRESS`: explains, or with `--yes` fails over and serves until it is stopped. */
+export async function failoverStart(
+  invocation: Invocation,
+  [directory = '']: string[],
+  given: StartGiven,
+): Promise<ExitCode> {
+  await using replica = await openReplica({ directory })
+  const outlook = await replica.explainFailover(given.planned ? 'LatestProcessed' : given.point)
+  explain(invocation, outlook)
+  if (!given.yes) return unconfirmed(invocation, 'nothing was changed: --yes fails over')
+  const failover = await replica.startFailover({
+    point: given.point,
+    kind: given.planned ? 'Planned' : 'Unplanned',
+    fencePrimary: given.fencePrimary ?? given.planned ?? false,
+    signal: invocation.signal,
+  })
+  return serve(invocation, failover, given.nbd)
+}
+
+function explain({ output, isJson }: Invocation, outlook: FailoverOutlook): void {
+  if (isJson) return output.json({ outlook })
+  const { state, pointTimeMs, lossMs, receivedBytes, undoneBytes } = outlook
+  output.say(
+    list([
+      ['state of the replica', state],
+      ['disks would begin with', timeText(pointTimeMs)],
+      ['lost of the past', formatDuration(lossMs)],
+      ['received, not applied yet', formatBytes(receivedBytes)],
+      ['taken back of the newest state', formatBytes(undoneBytes)],
+    ]),
+  )
+}
+
+function unconfirmed({ output, isJson }: Invocation, text: string): ExitCode {
+  if (isJson) output.json({ done: false, note: text })
+  else output.say(text)
+  return EXIT.refused
+}
+
+/** The disks stay failed over when the command ends; `failover serve` serves them again. */
+async function serve(
+  { output, isJson, signal }: Invocation,
+  failover: Failover,
+  listen: string,
+): Promise<ExitCode> {
+  await using nbd = await failover.exportNbd({ listen })
+  const uris = failover.disks.map((disk) => nbd.uri(disk))
+  if (isJson) output.json({ failedOver: true, uris })
+  else output.say(['failed over; the disks are served at:', ...uris].join('\n'))
+  await ended(signal)
+  return EXIT.ok
+}
+
+/** `failover serve REPLICA --nbd ADDRESS`: serves a failover that has begun, after whatever end of its process. */
+export async function failoverServe(
+  invocation: Invocation,
+  [directory = '']: string[],
+  given: { nbd: string },
+): Promise<ExitCode> {
+  await using replica = await openReplica({ directory })
+  return serve(invocation, await begun(replica), given.nbd)
+}
+
+async function begun(replica: Replica): Promise<Failover> {
+  const failover = await replica.failover()
+  if (failover) return failover
+  throw new SecondsiteError('FAILOVER_NOT_FOUND', {
+    message: `the replica in ${replica.directory} has not been failed over`,
+    details: { path: replica.directory },
+  })
+}
+
+/** `failover change-point REPLICA --point POINT --nbd ADDRESS`. */
+export async function failoverChange(
+  invocation: Invocation,
+  [directory = '']: string[],
+  given: StartGiven,
+): Promise<ExitCode> {
+  await using replica = await openReplica({ directory })
+  explain(invocation, await replica.explainFailover(given.point))
+  if (!given.yes)
+    return unconfirmed(
+      invocation,
+      'nothing was changed: --yes throws away what was written since the failover',
+    )
+  return serve(invocation, await replica.changeRecoveryPoint(given.point), given.nbd)
+}
+
+/** `failover cancel REPLICA`. */
+export async function failoverCancel(
+  invocation: Invocation,
+  [directory = '']: string[],
+  given: { yes?: boolean },
+): Promise<ExitCode> {
+  await using replica = await openReplica({ directory })
+  if (!given.yes)
+    return unconfirmed(
+      invocation,
+      'nothing was changed: --yes throws away what was written since the failover',
+    )
+  await replica.cancelFailover()
+  return say(invocation, replica, 'cancelled; the primary can replicate again (resume it)')
+}
+
+/** `failover commit REPLICA`. */
+export async function failoverCommit(
+  invocation: Invocation,
+  [directory = '']: string[],
+  given: { yes?: boolean; dropLocked?: boolean },
+): Promise<ExitCode> {
+  await using replica = await openReplica({ directory })
+  if (!given.yes) {
+    const count = (await replica.points()).length
+    return unconfirmed(invocation, `nothing was changed: --yes drops ${count} recovery points for good`)
+  }
+  await replica.commitFailover({ dropLocked: given.dropLocked ?? false, signal: invocation.signal })
+  return say(invocation, replica, 'committed; recovery points are gone, the former primary is refused')
+}
+
+async function say({ output, isJson }: Invocation, replica: Replica, text: string): Promise<ExitCode> {
+  const [machine, state] = [await replica.machine(), await replica.state()]
+  if (isJson) output.json({ machine, state })
+  else output.say(`${machine}: ${text}`)
+  return EXIT.ok
+}
+
+/** What `reverse` is given. */
+export interface ReverseGiven {
+  readonly state: string
+  readonly home: string
+  readonly formerState?: string
+  readonly formerDisk?: Record<string, string>
+  readonly discardFormer?: boolean
+  readonly dropLocked?: boolean
+  readonly yes?: boolean
+}
+
+/** `reverse REPLICA --state DIR --home DIR (--former-state DIR | --former-disk NAME=PATH…)`. */
+export async function reverse(
+  invocation: Invocation,
+  [directory = '']: string[],
+  given: ReverseGiven,
+): Promise<ExitCode> {
+  if ((given.formerState === undefined) === (given.formerDisk === undefined)) throw oneOfBoth()
+  if (!given.yes)
+    return unconfirmed(invocation, 'nothing was changed: --yes commits the failover and reverses replication')
+  await using replica = await openReplica({ directory })
+  await using engine = await Engine.open({ stateDirectory: given.state })
+  await using former = given.formerState
+    ? await Engine.open({ stateDirectory: given.formerState })
+    : undefined
+  const report = await reverseReplication(replica, {
+    engine,
+    former: former ? { engine: former } : { disks: given.formerDisk ?? {} },
+    directory: given.home,
+    discardFormer: given.discardFormer ?? false,
+    dropLocked: given.dropLocked ?? false,
+  })
+  const { output, isJson } = invocation
+  const { machine, candidateBytes, lostLogs } = report
+  const disks = machine.diskPaths
+  if (isJson) output.json({ machine: machine.name, state: machine.state, disks, candidateBytes, lostLogs })
+  else {
+    output.say(`${machine.name} is replicated from ${disks.join(', ')} to ${given.home}`)
+    output.say(`${formatBytes(candidateBytes)} may differ and are compared; state ${machine.state}`)
+    for (const path of lostLogs) output.say(`given up, kept: ${path}`)
+  }
+  return EXIT.ok
+}
+
+function oneOfBoth(): SecondsiteError {
+  const range = '--former-state, or one --former-disk for each disk'
+  return new SecondsiteError('OPTION_OUT_OF_RANGE', {
+    message: `reverse needs ${range}`,
+    details: { problems: [{ path: 'former', value: null, range }] },
+  })
+}

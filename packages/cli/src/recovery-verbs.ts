@@ -1,0 +1,136 @@
+/** The command line of recovery points and failover. */
+
+import type { Command } from 'commander'
+import type { Wire } from './command.js'
+import {
+  failoverCancel,
+  failoverChange,
+  failoverCommit,
+  failoverPrepare,
+  failoverServe,
+  failoverStart,
+  reverse,
+} from './failover-command.js'
+import { seconds } from './protect-options.js'
+import { diff, points, restore, testList, testStart, testStop } from './recovery-command.js'
+import { diskPath, POINT_TEXT, point } from './recovery-options.js'
+
+type Help = (command: Command) => string
+
+const REPLICA = ['<replica>', 'folder of the replica'] as const
+const NBD = ['--nbd <address>', 'where the machine attaches: unix:PATH or tcp:HOST:PORT'] as const
+const YES = ['--yes', 'do it; without it, only what would happen is said'] as const
+
+/** Adds the verbs of recovery to the program. */
+export function addRecoveryVerbs(program: Command, wire: Wire, help: Help): void {
+  const listed = program
+    .command('points')
+    .description('List what a replica can show: recovery points, and what is wrong with them.')
+    .argument(...REPLICA)
+    .option('--deep', 'check every byte that leads back to a point')
+  wire(listed, points as never)
+  const restored = program
+    .command('restore')
+    .description('Write the disks of a recovery point into a folder, while replication goes on.')
+    .argument(...REPLICA)
+    .requiredOption('--point <point>', POINT_TEXT, point)
+    .requiredOption('--to <folder>', 'no file in it is overwritten')
+  wire(restored, restore as never)
+  const compared = program
+    .command('diff')
+    .description('List what was overwritten between two recovery points.')
+    .argument(...REPLICA)
+    .requiredOption('--from <point>', POINT_TEXT, point)
+    .option('--to <point>', 'default the newest state', point)
+  wire(compared, diff as never)
+  addTestVerbs(program, wire, help)
+  addFailoverVerbs(program, wire, help)
+  wire(reverseVerb(program), reverse as never)
+}
+
+function addTestVerbs(program: Command, wire: Wire, help: Help): void {
+  const test = program
+    .command('test-failover')
+    .description(
+      'Prove that a machine comes up, beside replication: its disks as of a point, written to apart.',
+    )
+  test.copyInheritedSettings(program).addHelpText('after', help(test))
+  const started = test
+    .command('start')
+    .description('Serve disks of a point until this command is stopped; what is written is thrown away.')
+    .argument(...REPLICA)
+    .requiredOption(...NBD)
+    .option('--point <point>', POINT_TEXT, point, 'LatestProcessed' as never)
+    .option('--lifetime <time>', 'end by itself after 30m, 2h', seconds)
+  wire(started, testStart as never)
+  wire(
+    test
+      .command('list')
+      .description('List test failovers.')
+      .argument(...REPLICA),
+    testList,
+  )
+  const stopped = test
+    .command('stop')
+    .description('Remove what a test whose process is gone has left behind.')
+  wire(stopped.argument(...REPLICA).argument('<id>', 'as list shows it'), testStop)
+}
+
+function addFailoverVerbs(program: Command, wire: Wire, help: Help): void {
+  const failover = program
+    .command('failover')
+    .description('Bring the machine up from its replica: planned, or after a disaster.')
+  failover.copyInheritedSettings(program).addHelpText('after', help(failover))
+  const prepared = failover
+    .command('prepare')
+    .description(
+      'On the primary, its machine shut down and `protect` ended: send the rest and prove that all is there.',
+    )
+    .argument('<state>', 'state directory of the primary')
+    .argument('<machine>', 'name of the machine')
+    .option('--no-verify', 'do not read and compare both sides whole')
+  wire(prepared, failoverPrepare as never)
+  const started = failover
+    .command('start')
+    .description('Make the disks of a point writable and serve them until this command is stopped.')
+    .argument(...REPLICA)
+    .requiredOption(...NBD)
+    .option('--point <point>', POINT_TEXT, point, 'Latest' as never)
+    .option('--planned', 'after `failover prepare`: the last state, nothing lost')
+    .option('--fence-primary', 'although the primary still replicates: it is refused from then on')
+    .option(...YES)
+  wire(started, failoverStart as never)
+  const served = failover.command('serve').description('Serve the disks of a failover that has begun.')
+  wire(served.argument(...REPLICA).requiredOption(...NBD), failoverServe as never)
+  const changed = failover
+    .command('change-point')
+    .description('Begin the failover anew at another point, and serve.')
+    .argument(...REPLICA)
+    .requiredOption('--point <point>', POINT_TEXT, point)
+    .requiredOption(...NBD)
+    .option(...YES)
+  wire(changed, failoverChange as never)
+  const cancelled = failover.command('cancel').description('End the failover as if it had never been.')
+  wire(cancelled.argument(...REPLICA).option(...YES), failoverCancel as never)
+  const committed = failover
+    .command('commit')
+    .description('Make the failover final: recovery points go, the former primary is refused.')
+    .argument(...REPLICA)
+    .option('--drop-locked', 'also points that are locked')
+    .option(...YES)
+  wire(committed, failoverCommit as never)
+}
+
+function reverseVerb(program: Command): Command {
+  return program
+    .command('reverse')
+    .description('After a failover: replicate back to the former primary, only what differs.')
+    .argument(...REPLICA)
+    .requiredOption('--state <directory>', 'state directory of the side that is active now')
+    .requiredOption('--home <directory>', 'folder for the store of the way home, at the former primary')
+    .option('--former-state <directory>', 'state directory of the former primary')
+    .option('--former-disk <name=path>', 'without it: where a disk is, or is made; once a disk', diskPath)
+    .option('--discard-former', 'give up what the former primary wrote and never sent; its logs are kept')
+    .option('--drop-locked', 'also recovery points that are locked')
+    .option(...YES)
+}
