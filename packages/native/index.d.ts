@@ -15,6 +15,9 @@ export declare function abandonTracked(handle: number): void
 /** Writes the entries of logs to an image, in order, and syncs it. */
 export declare function applyLogs(image: string, logs: Array<string>, isVerified: boolean): NativeApplyReport
 
+/** Applies logs, in order, to an overlay, until the first entry that is later than `until_ns`. */
+export declare function applyLogsUntil(handle: number, logs: Array<string>, untilNs: bigint): void
+
 /** Puts a rule into force and returns its number. */
 export declare function armFault(rule: NativeFaultRule): number
 
@@ -512,6 +515,9 @@ export declare function readDevice(handle: number, from: number, buffer: Uint8Ar
 /** Deletes logs that the replica's image holds. */
 export declare function releaseTrackedLogs(handle: number, ids: Array<string>): void
 
+/** Remembers that ranges, as flat pairs, have to be compared. */
+export declare function requireTrackedRanges(handle: number, reason: string, ranges: Array<number>): void
+
 /** Remembers that a resynchronization is owed. */
 export declare function requireTrackedResync(handle: number, reason: string, isWholeDisk: boolean): void
 
@@ -538,6 +544,9 @@ export declare function syncRange(source: string, replica: string, from: number,
 
 /** Candidates inside a window, as flat pairs. */
 export declare function trackedCandidates(handle: number, from: number, lengthBytes: number): Array<number>
+
+/** What was written inside a window since the last acknowledged cut, as flat pairs. */
+export declare function trackedDirty(handle: number, from: number, lengthBytes: number): Array<number>
 
 export declare function trackedDiscard(handle: number, at: number, lengthBytes: number): Promise<void>
 

@@ -773,9 +773,10 @@ if (
   }
 }
 
-const { abandonTracked, applyLogs, armFault, beginTrackedResync, beginWork, buildTrackedBatch, changedRanges, closeDevice, closeLogEntries, closeTracked, coalesceTrackedLogs, compactPoint, compareRange, createImage, createOverlay, cutTracked, differingDeviceRanges, digestImage, digestOfDevice, digestTracked, disarmFault, discardDevice, dropPointsBefore, endWork, exportStrictLog, faultOf, faultStrikes, finishTrackedResync, flushDevice, flushDisk, foldTrackedLogs, growTracked, inspectLog, isSameDisk, lockFile, materialize, mergePoint, nbdCounters, nextLogEntries, notifyService, openLogEntries, openOverlay, openTracked, openTrackedOverlay, openView, overlayRanges, overlayState, overlayUsage, pinnedPoints, probeDisk, readDevice, releaseTrackedLogs, requireTrackedResync, saveUndo, saveUndoRanges, settleOverlay, startNbd, stopNbd, stopWork, syncRange, trackedCandidates, trackedDiscard, trackedFlush, trackedLogs, trackedRead, trackedStatus, trackedWrite, trackedWriteZeroes, trackedWritten, undoSummary, unlockFile, verifyLog, verifyLogChain, workProgress, writeDevice } = nativeBinding
+const { abandonTracked, applyLogs, applyLogsUntil, armFault, beginTrackedResync, beginWork, buildTrackedBatch, changedRanges, closeDevice, closeLogEntries, closeTracked, coalesceTrackedLogs, compactPoint, compareRange, createImage, createOverlay, cutTracked, differingDeviceRanges, digestImage, digestOfDevice, digestTracked, disarmFault, discardDevice, dropPointsBefore, endWork, exportStrictLog, faultOf, faultStrikes, finishTrackedResync, flushDevice, flushDisk, foldTrackedLogs, growTracked, inspectLog, isSameDisk, lockFile, materialize, mergePoint, nbdCounters, nextLogEntries, notifyService, openLogEntries, openOverlay, openTracked, openTrackedOverlay, openView, overlayRanges, overlayState, overlayUsage, pinnedPoints, probeDisk, readDevice, releaseTrackedLogs, requireTrackedRanges, requireTrackedResync, saveUndo, saveUndoRanges, settleOverlay, startNbd, stopNbd, stopWork, syncRange, trackedCandidates, trackedDirty, trackedDiscard, trackedFlush, trackedLogs, trackedRead, trackedStatus, trackedWrite, trackedWriteZeroes, trackedWritten, undoSummary, unlockFile, verifyLog, verifyLogChain, workProgress, writeDevice } = nativeBinding
 export { abandonTracked }
 export { applyLogs }
+export { applyLogsUntil }
 export { armFault }
 export { beginTrackedResync }
 export { beginWork }
@@ -826,6 +827,7 @@ export { pinnedPoints }
 export { probeDisk }
 export { readDevice }
 export { releaseTrackedLogs }
+export { requireTrackedRanges }
 export { requireTrackedResync }
 export { saveUndo }
 export { saveUndoRanges }
@@ -835,6 +837,7 @@ export { stopNbd }
 export { stopWork }
 export { syncRange }
 export { trackedCandidates }
+export { trackedDirty }
 export { trackedDiscard }
 export { trackedFlush }
 export { trackedLogs }
