@@ -84,6 +84,9 @@ async function growImage(path: string, sizeBytes: number): Promise<void> {
   }
 }
 
+/** A view has two files open for each; a point that is saved for at every cycle would gather hundreds. */
+const UNDO_SEGMENTS_MAX = 16
+
 /** The work of the replica side. */
 export function replicaWork(pool: WorkerPool, step: StepObserver): ReplicaWork {
   const run = (call: keyof typeof import('./native/index.js').native, ...args: unknown[]): Promise<unknown> =>
@@ -119,6 +122,11 @@ export function replicaWork(pool: WorkerPool, step: StepObserver): ReplicaWork {
     pinnedPoints: async (undoDirectory) => (await run('pinnedPoints', undoDirectory)) as number[],
     mergePoint: async (place, into) => {
       await run('mergePoint', place, into)
+    },
+    compactPoint: async (place) => {
+      const { points } = (await run('undoSummary', place.undoDirectory, false)) as NativeUndoSummary
+      const segmentCount = points.find(({ point }) => point === place.point)?.segmentCount ?? 0
+      if (segmentCount > UNDO_SEGMENTS_MAX) await run('compactPoint', place)
     },
     dropPointsBefore: async (undoDirectory, point) => {
       await run('dropPointsBefore', undoDirectory, point)

@@ -137,6 +137,8 @@ export class PointKeeper {
       await this.#work.mergePoint(this.#placeOf(disk, point), older)
     }
     await this.#work.dropPointsBefore(folder, kept[0] ?? Number.MAX_SAFE_INTEGER)
+    const newest = kept.at(-1)
+    if (newest !== undefined) await this.#work.compactPoint(this.#placeOf(disk, newest))
   }
 
   /** Logs older than the oldest point lead forward from nothing. */

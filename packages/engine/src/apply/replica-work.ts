@@ -55,6 +55,8 @@ export interface ReplicaWork {
   pinnedPoints(undoDirectory: string): Promise<number[]>
   /** Moves what a point holds into the next older one, as far as that does not hold it. */
   mergePoint(place: UndoPlace, into: number): Promise<void>
+  /** Brings together what many applications have saved for a point; what is few already stays. */
+  compactPoint(place: UndoPlace): Promise<void>
   /** Deletes what leads back to points older than this. */
   dropPointsBefore(undoDirectory: string, point: number): Promise<void>
   /** Writes the entries of verified logs to an image, in order, and syncs it. */

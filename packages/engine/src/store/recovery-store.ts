@@ -176,11 +176,12 @@ function pointsOf(transaction: InTransaction): Promise<Point[]> {
   return transaction.selectFrom('points').selectAll().orderBy('pointNumber').execute()
 }
 
-/** Batches of initial replication are no state of the disks: only a delta is. */
+/** Batches of initial replication are no state of the disks, only a delta is; those of a disk that joins change no other. */
 async function latestOf(transaction: InTransaction): Promise<LatestState | undefined> {
-  const newest = transaction.selectFrom('cycles').selectAll().where('state', '=', 'applied')
-  const cycle = await newest.orderBy('cycleNumber', 'desc').executeTakeFirst()
-  if (cycle?.kind !== 'delta') return undefined
+  const applied = transaction.selectFrom('cycles').selectAll().where('state', '=', 'applied')
+  const newest = applied.where('kind', '=', 'delta').orderBy('cycleNumber', 'desc')
+  const cycle = await newest.executeTakeFirst()
+  if (cycle === undefined) return undefined
   const applying = await transaction
     .selectFrom('cycles')
     .select('cycleNumber')

@@ -348,18 +348,20 @@ export class ReplicaStore implements AsyncDisposable {
     })
   }
 
-  /** Removes the rows of logs whose files are gone, and the cycles that have none left, but for the newest. */
+  /** Removes the rows of logs whose files are gone, and the cycles that have none left, but for the newest cut and later. */
   async forgetLogs(logIds: readonly string[]): Promise<void> {
     await this.atomically(async (transaction) => {
       await transaction
         .deleteFrom('logs')
         .where('logId', 'in', [...logIds])
         .execute()
-      const { number } = await transaction
+      const newest = transaction
         .selectFrom('cycles')
         .select(({ fn }) => fn.max('cycleNumber').as('number'))
         .where('state', '=', 'applied')
-        .executeTakeFirstOrThrow()
+      const delta = await newest.where('kind', '=', 'delta').executeTakeFirstOrThrow()
+      // The newest cut says what the images show, also while batches of a disk that joins come after it.
+      const number = delta.number ?? (await newest.executeTakeFirstOrThrow()).number
       const older = transaction.deleteFrom('cycles').where('cycleNumber', '<', number ?? 0)
       const held = transaction.selectFrom('logs').select('cycleNumber')
       await older.where('state', '=', 'applied').where('cycleNumber', 'not in', held).execute()
