@@ -52,6 +52,7 @@ describe('the public package', () => {
   it('exports these values and no others', () => {
     expect(Object.keys(engine).sort()).toEqual([
       'Engine',
+      'ReplicaTargets',
       'SecondsiteError',
       'abandonPlan',
       'applyLogs',

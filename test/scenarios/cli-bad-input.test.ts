@@ -208,6 +208,8 @@ describe('the command line', () => {
     [['log', 'export']],
     [['plan']],
     [['plan', 'check']],
+    [['plan', 'run']],
+    [['plan', 'continue']],
     [['plan', 'list']],
     [['plan', 'report']],
     [['plan', 'abandon']],

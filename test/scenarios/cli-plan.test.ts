@@ -1,12 +1,14 @@
-/** Recovery plans at the command line: files that are checked, runs that are looked at. */
+/** Recovery plans at the command line: files that are checked, runs that are begun, continued and looked at. */
 
+import { spawn } from 'node:child_process'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { startPlan } from '@secondsite/engine'
+import { openReplica, startPlan } from '@secondsite/engine'
 import { describe, expect, it } from 'vitest'
-import { run } from './cli-command.js'
+import { main, run } from './cli-command.js'
 import { MANUAL, PlanFolder, PlanWorld, shopPlan } from './plan-world.js'
+import { MIB, Workplace } from './workplace.js'
 
 const example = fileURLToPath(new URL('../../examples/plan.yaml', import.meta.url))
 
@@ -109,3 +111,116 @@ describe('plan list, report and abandon', () => {
     expect(stderr).toMatch(/^error PLAN_RUN_DAMAGED: .*line 3 at offset \d+: its checksum is wrong/)
   })
 })
+
+describe('plan run', () => {
+  it('dry, says what would happen and changes nothing', async () => {
+    await using site = await ReplicaSite.open()
+    const { status, stdout, stderr } = run(
+      'plan',
+      'run',
+      site.plan(),
+      '--kind',
+      'unplanned',
+      '--dry-run',
+      ...site.runs,
+    )
+    expect({ status, stderr }).toEqual({ status: 0, stderr: '' })
+    expect(stdout).toContain('Dry run of plan shop as Unplanned: nothing was changed.')
+    expect(stdout).toMatch(/^web01 +Latest +\d+ of .* UTC, crash-consistent/m)
+    expect(existsSync(site.place.path('runs'))).toBe(false)
+  })
+
+  it('fails over, waits with an exit code of its own, and is continued', async () => {
+    await using site = await ReplicaSite.open()
+    const file = site.plan({ before: [{ manual: 'Set the address.' }] })
+    const first = run('plan', 'run', file, '--kind', 'unplanned', '--yes', ...site.runs)
+    expect(first.status).toBe(6)
+    expect(first.stdout).toContain('Waiting for somebody:\n  Set the address.')
+    expect(first.stderr).toMatch(/^\d\d:\d\d:\d\d {2}Done {9}failover web01$/m)
+    const [, runId = ''] = /^Run (\S+): /m.exec(first.stdout) ?? []
+    const second = run('plan', 'continue', runId, '--json', ...site.runs)
+    expect({ status: second.status, stderr: second.stderr }).toEqual({ status: 0, stderr: '' })
+    expect(JSON.parse(second.stdout)).toMatchObject({
+      state: 'Completed',
+      machines: [{ outcome: 'Recovered' }],
+    })
+    expect(existsSync(site.place.path('started'))).toBe(true)
+    expect(run('plan', 'continue', runId, ...site.runs)).toMatchObject({
+      status: 3,
+      stderr: expect.stringMatching(/^error PLAN_RUN_FINISHED: /),
+    })
+  })
+
+  it('holds test copies until a line comes, and then removes them', async () => {
+    await using site = await ReplicaSite.open()
+    const file = site.plan({}, { testNbd: `unix:${site.place.path('test.sock')}` })
+    const child = spawn(process.execPath, [main, 'plan', 'run', file, '--kind', 'test', ...site.runs])
+    const status = new Promise((resolve) => child.once('exit', resolve))
+    const output = new Promise<string>((resolve) => {
+      let text = ''
+      child.stdout.setEncoding('utf8').on('data', (part: string) => (text += part))
+      child.stdout.once('end', () => resolve(text))
+    })
+    await Promise.race([untilThere(site.place.path('test.sock')), status])
+    child.stdin.end('\n')
+    expect(await status).toBe(0)
+    expect(await output).toMatch(/WaitingForInput[\s\S]*Completed/)
+    await using replica = await openReplica({ directory: site.place.path('replica') })
+    expect((await replica.testFailovers()).map(({ endedMs }) => endedMs !== null)).toEqual([true])
+  })
+
+  it('does not begin what nobody has agreed to', async () => {
+    await using site = await ReplicaSite.open()
+    const { status, stderr } = run('plan', 'run', site.plan(), '--kind', 'unplanned', ...site.runs)
+    expect(status).toBe(2)
+    expect(stderr).toMatch(/^error OPTION_OUT_OF_RANGE: nobody can be asked .* --yes/)
+    expect(existsSync(site.place.path('runs'))).toBe(false)
+  })
+
+  it.each([
+    [['run', example]],
+    [['run', example, '--kind', 'drill']],
+    [['continue', 'shop-20261121T101500Z-Test', '--redo', '--skip']],
+  ])('refuses %j', (args) => {
+    expect(run('plan', ...args)).toMatchObject({
+      status: 2,
+      stderr: expect.stringMatching(/^error OPTION_OUT_OF_RANGE: /),
+    })
+  })
+})
+
+async function untilThere(path: string): Promise<void> {
+  while (!existsSync(path)) await new Promise((resolve) => setTimeout(resolve, 20))
+}
+
+/** A replica whose primary is gone, and plans for it. */
+class ReplicaSite implements AsyncDisposable {
+  readonly place = new Workplace(3)
+  readonly runs: readonly string[]
+
+  private constructor() {
+    this.runs = ['--runs', this.place.path('runs')]
+  }
+
+  static async open(): Promise<ReplicaSite> {
+    const site = new ReplicaSite()
+    const disk = site.place.makeDisk('os.raw', MIB)
+    await using engine = await site.place.open()
+    const machine = await site.place.enable(engine, [disk])
+    await machine.startInitialReplication()
+    return site
+  }
+
+  /** A file with a plan of two groups; `boot` is added to the second, `machine` to its machine. */
+  plan(boot: object = {}, machine: object = {}): string {
+    const file = this.place.path('plan.yaml')
+    const web01 = { replica: 'replica', start: ['sh', '-c', 'echo >started'], ...machine }
+    const groups = [{ machines: ['web01'] }, { type: 'Boot', machines: ['web01'], ...boot }]
+    writeFileSync(file, JSON.stringify({ name: 'shop', machines: { web01 }, groups }))
+    return file
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.place.remove()
+  }
+}

@@ -12,6 +12,8 @@ export const EXIT = {
   failed: 4,
   /** What was read was written to meanwhile: there is no answer, or a copy of neither the old nor the new content. */
   changed: 5,
+  /** A recovery plan waits for somebody. */
+  waiting: 6,
   /** Stopped by Ctrl-C or SIGTERM. */
   interrupted: 130,
 } as const
@@ -23,8 +25,9 @@ export const EXIT_TEXT = `
 Exit codes:
   0  done, equal, good        4  failed on the way
   1  different, damaged       5  a disk or log was written to while it was read
-  2  bad command line       130  interrupted
+  2  bad command line         6  a recovery plan waits for somebody
   3  refused, nothing changed
+                            130  interrupted
 `
 
 /** Codes after which something may have been changed, or a later try may succeed. */

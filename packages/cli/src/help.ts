@@ -55,8 +55,23 @@ Then, for the guest: qemu-system-x86_64 …, with the lines that are printed: -d
 const PLAN = `
 Examples:
   secondsite plan check shop.yaml
-  secondsite plan list
+  secondsite plan run shop.yaml --kind test
+  secondsite plan run shop.yaml --kind unplanned --dry-run
+  secondsite plan continue shop-20261121T101500Z-Unplanned
   secondsite plan report shop-20261121T101500Z-Test --html drill.html
+`
+
+const PLAN_RUN = `
+Examples:
+  secondsite plan run shop.yaml --kind planned --dry-run    # what would happen?
+  secondsite plan run shop.yaml --kind test
+  secondsite plan run shop.yaml --kind unplanned --yes --json
+`
+
+const PLAN_CONTINUE = `
+Examples:
+  secondsite plan continue shop-20261121T101500Z-Unplanned           # the manual step is done
+  secondsite plan continue shop-20261121T101500Z-Planned --skip      # the failed step was done by hand
 `
 
 const PLAN_CHECK = `
@@ -158,6 +173,8 @@ Examples:
   reverse: REVERSE,
   plan: PLAN,
   'plan check': PLAN_CHECK,
+  'plan run': PLAN_RUN,
+  'plan continue': PLAN_CONTINUE,
   'plan list': PLAN_LIST,
   'plan report': PLAN_REPORT,
   'plan abandon': PLAN_ABANDON,

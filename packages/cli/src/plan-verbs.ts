@@ -1,8 +1,9 @@
 /** The command line of recovery plans. */
 
-import type { Command } from 'commander'
+import { type Command, Option } from 'commander'
 import type { Wire } from './command.js'
 import { planAbandon, planCheck, planList, planReportVerb } from './plan-command.js'
+import { planContinue, planRun } from './plan-run-command.js'
 
 /** Adds `plan` and its verbs to the program. */
 export function addPlanVerbs(program: Command, wire: Wire, help: (command: Command) => string): void {
@@ -17,6 +18,8 @@ export function addPlanVerbs(program: Command, wire: Wire, help: (command: Comma
       .argument('<file>', 'plan in YAML or JSON'),
     planCheck,
   )
+  wire(runVerb(plan), planRun)
+  wire(continueVerb(plan), planContinue)
   wire(withRuns(plan.command('list').description('List the runs of plans, oldest first.')), planList)
   const report = plan
     .command('report')
@@ -29,6 +32,36 @@ export function addPlanVerbs(program: Command, wire: Wire, help: (command: Comma
     .description('End a run that nobody will continue, so that the plan can be run again. Nothing is undone.')
     .argument('<run>', 'name of a run, as list shows it')
   wire(withRuns(abandon), planAbandon)
+}
+
+function runVerb(plan: Command): Command {
+  const verb = plan
+    .command('run')
+    .description(
+      'Carry a plan out. What it would do is shown first, and asked about; a Test run makes copies and is not asked about. ' +
+        'A process that holds test copies lives until they are removed: a line on its standard input continues the run.',
+    )
+    .argument('<file>', 'plan in YAML or JSON')
+    .addOption(
+      new Option('--kind <kind>', 'what it is run as')
+        .choices(['test', 'planned', 'unplanned', 'failback'])
+        .makeOptionMandatory(),
+    )
+    .option('--dry-run', 'say what would happen, with sizes and times; nothing is changed')
+    .option('--yes', 'do not ask')
+  return withRuns(verb)
+}
+
+function continueVerb(plan: Command): Command {
+  const verb = plan
+    .command('continue')
+    .description(
+      'Go on with a run: after a manual step, which is thereby confirmed, an error, a stop or a crash.',
+    )
+    .argument('<run>', 'name of a run, as list shows it')
+    .addOption(new Option('--redo', 'repeat an action that was cut off').conflicts('skip'))
+    .option('--skip', 'take what waits, failed or was cut off as done')
+  return withRuns(verb)
 }
 
 function withRuns(command: Command): Command {

@@ -47,6 +47,7 @@ export type { TestFailover, TestFailoverInfo } from './recovery/test-failover.js
 export type { PointView } from './recovery/view.js'
 export type { ReplicaOptions } from './replica.js'
 export { openReplica } from './replica.js'
+export { ReplicaTargets } from './replica-targets.js'
 export type { FormerPrimary, ReverseReport, ReverseRequest } from './reverse.js'
 export { reverseReplication } from './reverse.js'
 export type { Adoption } from './engine.js'
