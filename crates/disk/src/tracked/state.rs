@@ -179,6 +179,6 @@ mod tests {
             assert_eq!(ResyncReason::from_name(reason.as_str()), Some(reason));
         }
         assert_eq!(ResyncReason::from_code(0), None);
-        assert_eq!(ResyncReason::from_code(11), None);
+        assert_eq!(ResyncReason::from_code(ResyncReason::ALL.len() as u8 + 1), None);
     }
 }
