@@ -294,6 +294,20 @@ fn a_save_that_died_before_it_told_anybody_is_told_by_the_next_which_saves_nothi
 }
 
 #[test]
+fn a_save_counts_after_all_was_dropped_by_an_epoch_that_a_power_loss_had_taken_back() {
+    let mut model = Model::new(14);
+    model.cycle();
+    model.cycle();
+    // Only drops make the file durable, so this is what a power loss may leave.
+    fs::write(model.undo.path().join("epoch"), b"").unwrap();
+    model.points.clear();
+    drop_points_before(model.undo.path(), u64::MAX).unwrap();
+    model.cut();
+    model.cycle();
+    model.check();
+}
+
+#[test]
 fn a_point_that_is_read_is_neither_merged_nor_dropped() {
     let mut model = Model::new(6);
     model.cycle();

@@ -196,5 +196,6 @@ fn arrange(mut names: Vec<SegmentName>, epoch: u64, next_save: u64, dropped: u64
     if next_save > at {
         gaps.push(Gap { first: at, last: next_save - 1, through_point: None });
     }
-    Listing { epoch, next_save: next_save.max(newest), segments, replaced, gaps }
+    // A power loss may take the number of the next save back, but not what was dropped: a save below it would not count.
+    Listing { epoch, next_save: next_save.max(newest).max(dropped), segments, replaced, gaps }
 }
