@@ -11,11 +11,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use recovery_common::{Change, GO_ON, Random, bytes_of, first_difference, log_of, open_view, undo_options};
+use recovery_common::{
+    Change, GO_ON, Random, Stopping, Versions, bytes_of, first_difference, log_of, open_view, undo_options,
+};
 use secondsite_disk::faults::{Fault, FaultDevice, MemoryDevice, Operation, PowerLossDevice};
 use secondsite_disk::{
-    BlockDevice, Extent, ExtentKind, FileDevice, Overlay, OverlayOptions, OverlayState, PointView, Result,
-    Work, apply_logs, extents, save_undo,
+    BlockDevice, ExtentKind, FileDevice, Overlay, OverlayOptions, OverlayState, PointView, Result, Work,
+    apply_logs, extents, save_undo,
 };
 use secondsite_hrl::faults::MemoryLogFile;
 
@@ -151,34 +153,6 @@ impl Machine {
     }
 }
 
-/// What each sector may hold after a power loss.
-struct Versions(Vec<Vec<u8>>);
-
-impl Versions {
-    fn flushed(bytes: &[u8]) -> Self {
-        Self(bytes.chunks(512).map(|sector| vec![sector[0]]).collect())
-    }
-
-    fn note(&mut self, change: &Change) {
-        let fill = if change.operation < 2 { 0 } else { change.fill };
-        let first = (change.offset / 512) as usize;
-        self.0[first..first + (change.length_bytes / 512) as usize]
-            .iter_mut()
-            .for_each(|sector| sector.push(fill));
-    }
-
-    fn assert_holds(&self, bytes: &[u8], what: &str) {
-        for (index, (sector, versions)) in bytes.chunks(512).zip(&self.0).enumerate() {
-            assert!(sector.iter().all(|byte| *byte == sector[0]), "{what}: sector {index} is torn");
-            assert!(
-                versions.contains(&sector[0]),
-                "{what}: sector {index} is {}, not of {versions:?}",
-                sector[0]
-            );
-        }
-    }
-}
-
 #[test]
 fn after_a_power_loss_each_sector_is_as_flushed_or_as_written_since() {
     for seed in 0..200 {
@@ -213,54 +187,6 @@ fn after_a_power_loss_each_sector_is_as_flushed_or_as_written_since() {
                 _ => {}
             }
         }
-    }
-}
-
-/// An image that says "stop" after so many writes.
-struct Stopping {
-    image: Arc<dyn BlockDevice>,
-    left: AtomicU64,
-    work: Arc<Work>,
-}
-
-impl Stopping {
-    fn count(&self) {
-        if self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.work.stop.store(true, Ordering::Relaxed);
-        }
-    }
-}
-
-impl BlockDevice for Stopping {
-    fn path(&self) -> &Path {
-        self.image.path()
-    }
-    fn size_bytes(&self) -> u64 {
-        self.image.size_bytes()
-    }
-    fn sector_size_bytes(&self) -> u32 {
-        512
-    }
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        self.image.read_at(offset, buffer)
-    }
-    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
-        self.count();
-        self.image.write_at(offset, data)
-    }
-    fn write_zeroes(&self, offset: u64, length_bytes: u64, may_unmap: bool) -> Result<()> {
-        self.count();
-        self.image.write_zeroes(offset, length_bytes, may_unmap)
-    }
-    fn discard(&self, offset: u64, length_bytes: u64) -> Result<()> {
-        self.count();
-        self.image.discard(offset, length_bytes)
-    }
-    fn flush(&self) -> Result<()> {
-        self.image.flush()
-    }
-    fn extent_at(&self, offset: u64, end: u64) -> Result<Extent> {
-        self.image.extent_at(offset, end)
     }
 }
 

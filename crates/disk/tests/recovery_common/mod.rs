@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use secondsite_disk::{BlockDevice, PointView, Result, UndoOptions, ViewOptions};
+use secondsite_disk::{BlockDevice, Extent, PointView, Result, UndoOptions, ViewOptions, Work};
 use secondsite_hrl::{Append, FsLogFile, LogId, LogOptions, LogWriter, index_path};
 
 /// Nothing stops.
@@ -131,4 +131,80 @@ pub fn bytes_of(device: &dyn BlockDevice) -> Vec<u8> {
 /// Where two arrays differ first.
 pub fn first_difference(a: &[u8], b: &[u8]) -> Option<usize> {
     a.iter().zip(b).position(|(a, b)| a != b).or((a.len() != b.len()).then_some(a.len().min(b.len())))
+}
+
+/// What each sector may hold after a power loss.
+pub struct Versions(Vec<Vec<u8>>);
+
+impl Versions {
+    pub fn flushed(bytes: &[u8]) -> Self {
+        Self(bytes.chunks(512).map(|sector| vec![sector[0]]).collect())
+    }
+
+    pub fn note(&mut self, change: &Change) {
+        let fill = if change.operation < 2 { 0 } else { change.fill };
+        let first = (change.offset / 512) as usize;
+        self.0[first..first + (change.length_bytes / 512) as usize]
+            .iter_mut()
+            .for_each(|sector| sector.push(fill));
+    }
+
+    pub fn assert_holds(&self, bytes: &[u8], what: &str) {
+        for (index, (sector, versions)) in bytes.chunks(512).zip(&self.0).enumerate() {
+            assert!(sector.iter().all(|byte| *byte == sector[0]), "{what}: sector {index} is torn");
+            assert!(
+                versions.contains(&sector[0]),
+                "{what}: sector {index} is {}, not of {versions:?}",
+                sector[0]
+            );
+        }
+    }
+}
+
+/// An image that says "stop" after so many writes.
+pub struct Stopping {
+    pub image: Arc<dyn BlockDevice>,
+    pub left: AtomicU64,
+    pub work: Arc<Work>,
+}
+
+impl Stopping {
+    fn count(&self) {
+        if self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.work.stop.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl BlockDevice for Stopping {
+    fn path(&self) -> &Path {
+        self.image.path()
+    }
+    fn size_bytes(&self) -> u64 {
+        self.image.size_bytes()
+    }
+    fn sector_size_bytes(&self) -> u32 {
+        512
+    }
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.image.read_at(offset, buffer)
+    }
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.count();
+        self.image.write_at(offset, data)
+    }
+    fn write_zeroes(&self, offset: u64, length_bytes: u64, may_unmap: bool) -> Result<()> {
+        self.count();
+        self.image.write_zeroes(offset, length_bytes, may_unmap)
+    }
+    fn discard(&self, offset: u64, length_bytes: u64) -> Result<()> {
+        self.count();
+        self.image.discard(offset, length_bytes)
+    }
+    fn flush(&self) -> Result<()> {
+        self.image.flush()
+    }
+    fn extent_at(&self, offset: u64, end: u64) -> Result<Extent> {
+        self.image.extent_at(offset, end)
+    }
 }
