@@ -215,9 +215,12 @@ export class ReplicationWork {
     return this.resync(false, { signal })
   }
 
-  async verify(job: JobOptions): Promise<VerifyReport> {
+  /** @param makeCut - makes the cut at which both sides are compared */
+  async verify(job: JobOptions, makeCut: MakeCut = crashConsistentCut): Promise<VerifyReport> {
     const meter = this.#meter('verify', totalSize(copiedDisks(this.#context)), job)
-    return this.#run(job, (conversation, signal) => runVerify(this.#context, conversation, meter, signal))
+    return this.#run(job, (conversation, signal) =>
+      runVerify(this.#context, conversation, meter, signal, makeCut),
+    )
   }
 
   /** Cycles that came due while replication was paused do not count as missed. */
