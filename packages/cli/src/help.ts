@@ -49,6 +49,9 @@ Examples:
   secondsite protect os.raw data.raw --replica /mnt/second/web01 --nbd unix:/run/web01.sock --every 30s
   secondsite protect /dev/vg/db01 --replica /mnt/second/db01 --nbd tcp:127.0.0.1:10809 --resync now
   secondsite protect os.raw --replica r --nbd unix:web01.sock --json | jq 'select(.event)'
+  secondsite protect os.raw --replica r --nbd unix:web01.sock --quiesce-agent /run/web01/agent.sock \\
+    --application-consistent-every 4h --failover-settings web01.yaml
+A cut on demand: kill -USR2 PID.
 Then, for the guest: qemu-system-x86_64 …, with the lines that are printed: -drive file=…
 `
 
@@ -116,6 +119,7 @@ Example:
 const TEST_FAILOVER = `
 Examples:
   secondsite test-failover start /mnt/second/web01 --nbd unix:/run/web01-test.sock
+  secondsite test-failover start /mnt/second/web01 --run --lifetime 2h    # boots it on a network of its own
   secondsite test-failover list /mnt/second/web01
 `
 
@@ -124,10 +128,18 @@ After a disaster, at the second site:
   secondsite points /mnt/second/web01
   secondsite failover start /mnt/second/web01 --nbd unix:/run/web01.sock          # says what would be lost
   secondsite failover start /mnt/second/web01 --nbd unix:/run/web01.sock --yes    # and serves the disks
+  secondsite failover start /mnt/second/web01 --run --yes                         # or boots the machine from them
   secondsite failover commit /mnt/second/web01 --yes
 Planned: shut the machine down, end protect, then
   secondsite failover prepare /var/lib/secondsite/web01 web01
   secondsite failover start /mnt/second/web01 --planned --nbd unix:/run/web01.sock --yes
+`
+
+const SETTINGS = `
+Examples:
+  secondsite failover settings show /mnt/second/web01 >web01.yaml
+  secondsite failover settings set /mnt/second/web01 web01.yaml
+  secondsite failover settings set /mnt/second/web01 --from-primary
 `
 
 const REVERSE = `
@@ -170,6 +182,9 @@ Examples:
   'failover change-point': FAILOVER,
   'failover cancel': FAILOVER,
   'failover commit': FAILOVER,
+  'failover settings': SETTINGS,
+  'settings show': SETTINGS,
+  'settings set': SETTINGS,
   reverse: REVERSE,
   plan: PLAN,
   'plan check': PLAN_CHECK,

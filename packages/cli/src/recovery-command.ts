@@ -1,4 +1,4 @@
-/** The verbs on the recovery points of a replica: list, write out, compare, test. None of them disturbs replication. */
+/** The verbs on the recovery points of a replica: list, write out, compare. None of them disturbs replication. */
 
 import {
   formatBytes,
@@ -96,28 +96,6 @@ export async function diff(
   return changedBytes === 0 ? EXIT.ok : EXIT.different
 }
 
-/** `test-failover start REPLICA --nbd ADDRESS`: serves until it is stopped, then throws away what was written. */
-export async function testStart(
-  { output, isJson, signal }: Invocation,
-  [directory = '']: string[],
-  given: { point: RecoveryPointChoice; nbd: string; lifetime?: number },
-): Promise<ExitCode> {
-  await using replica = await openReplica({ directory })
-  const { lifetime } = given
-  const test = await replica.startTestFailover({
-    point: given.point,
-    ...(lifetime === undefined ? {} : { lifetimeMs: lifetime * 1000 }),
-  })
-  const nbd = await test.exportNbd({ listen: given.nbd })
-  const uris = test.disks.map((disk) => nbd.uri(disk))
-  if (isJson) output.json({ test: test.info, uris })
-  else output.say([`${test.name} (${test.id}) as of ${timeText(test.info.pointTimeMs)}:`, ...uris].join('\n'))
-  await ended(signal, test.info.endsMs)
-  await test.stop()
-  if (!isJson) output.say(`${test.name} has ended; what it wrote is gone`)
-  return EXIT.ok
-}
-
 /** Resolves when the command is stopped, or at a time. */
 export function ended(signal: AbortSignal, endsMs: number | null = null): Promise<void> {
   return new Promise((resolve) => {
@@ -129,41 +107,4 @@ export function ended(signal: AbortSignal, endsMs: number | null = null): Promis
     if (signal.aborted) stop()
     else signal.addEventListener('abort', stop, { once: true })
   })
-}
-
-/** `test-failover list REPLICA`. */
-export async function testList(
-  { output, isJson }: Invocation,
-  [directory = '']: string[],
-): Promise<ExitCode> {
-  await using replica = await openReplica({ directory })
-  const tests = await replica.testFailovers()
-  if (isJson) output.json({ tests })
-  else if (tests.length === 0) output.say('no test failover was ever made: make one')
-  else
-    output.say(
-      table(
-        ['id', 'name', 'as of', 'started', 'ended'],
-        tests.map((test) => [
-          test.id,
-          test.name,
-          timeText(test.pointTimeMs),
-          timeText(test.startedMs),
-          test.endedMs === null ? '' : timeText(test.endedMs),
-        ]),
-      ),
-    )
-  return EXIT.ok
-}
-
-/** `test-failover stop REPLICA ID`: removes what a test left behind whose process is gone. */
-export async function testStop(
-  { output, isJson }: Invocation,
-  [directory = '', id = '']: string[],
-): Promise<ExitCode> {
-  await using replica = await openReplica({ directory })
-  await replica.stopTestFailover(id)
-  if (isJson) output.json({ stopped: id })
-  else output.say(`${id} has ended`)
-  return EXIT.ok
 }

@@ -12,13 +12,16 @@ import {
   reverse,
 } from './failover-command.js'
 import { seconds } from './protect-options.js'
-import { diff, points, restore, testList, testStart, testStop } from './recovery-command.js'
+import { diff, points, restore } from './recovery-command.js'
 import { diskPath, POINT_TEXT, point } from './recovery-options.js'
+import { settingsSet, settingsShow } from './settings-command.js'
+import { testList, testStart, testStop } from './test-failover-command.js'
 
 type Help = (command: Command) => string
 
 const REPLICA = ['<replica>', 'folder of the replica'] as const
 const NBD = ['--nbd <address>', 'where the machine attaches: unix:PATH or tcp:HOST:PORT'] as const
+const RUN = ['--run', 'start the machine from the disks, as the failover settings say'] as const
 const YES = ['--yes', 'do it; without it, only what would happen is said'] as const
 
 /** Adds the verbs of recovery to the program. */
@@ -57,9 +60,12 @@ function addTestVerbs(program: Command, wire: Wire, help: Help): void {
   test.copyInheritedSettings(program).addHelpText('after', help(test))
   const started = test
     .command('start')
-    .description('Serve disks of a point until this command is stopped; what is written is thrown away.')
+    .description(
+      'Serve disks of a point, or start the machine from them, until this command is stopped; what is written is thrown away.',
+    )
     .argument(...REPLICA)
-    .requiredOption(...NBD)
+    .option(...NBD)
+    .option(...RUN)
     .option('--point <point>', POINT_TEXT, point, 'LatestProcessed' as never)
     .option('--lifetime <time>', 'end by itself after 30m, 2h', seconds)
   wire(started, testStart as never)
@@ -72,7 +78,7 @@ function addTestVerbs(program: Command, wire: Wire, help: Help): void {
   )
   const stopped = test
     .command('stop')
-    .description('Remove what a test whose process is gone has left behind.')
+    .description('End a test with its machine, also one whose process is gone, and remove what it wrote.')
   wire(stopped.argument(...REPLICA).argument('<id>', 'as list shows it'), testStop)
 }
 
@@ -92,22 +98,32 @@ function addFailoverVerbs(program: Command, wire: Wire, help: Help): void {
   wire(prepared, failoverPrepare as never)
   const started = failover
     .command('start')
-    .description('Make the disks of a point writable and serve them until this command is stopped.')
+    .description(
+      'Make the disks of a point writable, and serve them or start the machine from them until this command is stopped.',
+    )
     .argument(...REPLICA)
-    .requiredOption(...NBD)
+    .option(...NBD)
+    .option(...RUN)
     .option('--point <point>', POINT_TEXT, point, 'Latest' as never)
     .option('--planned', 'after `failover prepare`: the last state, nothing lost')
     .option('--fence-primary', 'although the primary still replicates: it is refused from then on')
     .option(...YES)
   wire(started, failoverStart as never)
   const served = failover.command('serve').description('Serve the disks of a failover that has begun.')
-  wire(served.argument(...REPLICA).requiredOption(...NBD), failoverServe as never)
+  wire(
+    served
+      .argument(...REPLICA)
+      .option(...NBD)
+      .option(...RUN),
+    failoverServe as never,
+  )
   const changed = failover
     .command('change-point')
     .description('Begin the failover anew at another point, and serve.')
     .argument(...REPLICA)
     .requiredOption('--point <point>', POINT_TEXT, point)
-    .requiredOption(...NBD)
+    .option(...NBD)
+    .option(...RUN)
     .option(...YES)
   wire(changed, failoverChange as never)
   const cancelled = failover.command('cancel').description('End the failover as if it had never been.')
@@ -119,6 +135,28 @@ function addFailoverVerbs(program: Command, wire: Wire, help: Help): void {
     .option('--drop-locked', 'also points that are locked')
     .option(...YES)
   wire(committed, failoverCommit as never)
+  addSettingsVerbs(failover, wire, help)
+}
+
+function addSettingsVerbs(failover: Command, wire: Wire, help: Help): void {
+  const settings = failover
+    .command('settings')
+    .description('What a failover needs besides disks: size, networks, addresses, what starts the machine.')
+  settings.copyInheritedSettings(failover).addHelpText('after', help(settings))
+  wire(
+    settings
+      .command('show')
+      .description('Show the settings that hold, and where they come from.')
+      .argument(...REPLICA),
+    settingsShow,
+  )
+  const set = settings
+    .command('set')
+    .description('Set them here, above what the primary says.')
+    .argument(...REPLICA)
+    .argument('[file]', 'settings in YAML or JSON (docs/failover-settings.md)')
+    .option('--from-primary', 'take back what was set here')
+  wire(set, settingsSet as never)
 }
 
 function reverseVerb(program: Command): Command {

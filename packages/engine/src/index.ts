@@ -38,12 +38,23 @@ export type { Failover, FailoverInfo } from './recovery/failover.js'
 export type { PointDamage, RecoveryPoint } from './recovery/points.js'
 export type {
   FailoverOutlook,
+  HeldSettings,
   Replica,
   StartFailoverOptions,
   TestFailoverOptions,
 } from './recovery/replica.js'
 export type { RestoredDisk, RestoreOptions, RestoreProgress } from './recovery/restore.js'
-export type { TestFailover, TestFailoverInfo } from './recovery/test-failover.js'
+export type { TestFailover } from './recovery/test-failover.js'
+export type { TestFailoverInfo } from './recovery/test-life.js'
+export type {
+  AdapterAddresses,
+  FailoverSettings,
+  FailoverSettingsInput,
+  RunnerSettings,
+} from './recovery/failover-settings.js'
+export { failoverSettingsJsonSchema, readFailoverSettings } from './recovery/failover-settings-file.js'
+export type { Handover } from './recovery/runner-handover.js'
+export type { MachineRun, RunInfo, StopOptions } from './recovery/runner.js'
 export type { PointView } from './recovery/view.js'
 export type { ReplicaOptions } from './replica.js'
 export { openReplica } from './replica.js'

@@ -58,10 +58,17 @@ export async function openReplica(options: ReplicaOptions): Promise<Replica> {
     },
     applyReceived: () => applyReceived(directory, clock, pool, step),
   }
-  return new Replica(context, async () => {
+  const replica = new Replica(context, async () => {
     await pool.close()
     await store.close()
   })
+  try {
+    await replica.endExpiredTests()
+    return replica
+  } catch (error) {
+    await replica.close()
+    throw error
+  }
 }
 
 /** As the owner of the store for a moment. @returns false when another process is */

@@ -13,6 +13,8 @@ import type { CompressionPolicy } from './pool/frame.js'
 import { transition } from './protection/machine.js'
 import type { PrimaryWork } from './protection/machine-context.js'
 import { toPairs } from './ranges.js'
+import { endExpiredTests } from './recovery/test-life.js'
+import { RecoveryStore } from './store/recovery-store.js'
 import { exportDisks } from './track/tracked-disk.js'
 
 /** Called with the name of a step just before it. */
@@ -130,6 +132,10 @@ export function replicaWork(pool: WorkerPool, step: StepObserver): ReplicaWork {
     },
     dropPointsBefore: async (undoDirectory, point) => {
       await run('dropPointsBefore', undoDirectory, point)
+    },
+    endExpiredTests: async (store, clock) => {
+      const { directory } = store
+      await endExpiredTests({ directory, recovery: new RecoveryStore(store, clock), clock })
     },
     applyLogs: async (imagePath, logPaths) => {
       await run('applyLogs', imagePath, [...logPaths], true)

@@ -20,11 +20,13 @@ export class ReplicaApplier {
   readonly #store: ReplicaStore
   readonly #work: ReplicaWork
   readonly #keeper: PointKeeper
+  readonly #clock: Clock
   readonly spool: Spool
 
   constructor(store: ReplicaStore, work: ReplicaWork, clock: Clock) {
     this.#store = store
     this.#work = work
+    this.#clock = clock
     this.#keeper = new PointKeeper(store, work, clock)
     this.spool = new Spool(join(store.directory, 'spool'))
   }
@@ -109,8 +111,9 @@ export class ReplicaApplier {
     if (paths.length > 0) await this.#work.applyLogs(disk.imagePath, paths)
   }
 
-  /** Lets go of recovery points that no rule keeps. */
+  /** Lets go of recovery points that no rule keeps, and of test failovers that nobody holds any more. */
   async expire(): Promise<void> {
+    await this.#work.endExpiredTests(this.#store, this.#clock)
     await this.#keeper.expire()
   }
 

@@ -9,6 +9,7 @@
 import { join } from 'node:path'
 import { SecondsiteError } from '../errors.js'
 import type { Receipt, ReplicaDisk } from '../store/replica-schema.js'
+import { lastTestFailoverMs } from '../store/recovery-store.js'
 import type { ReplicaStore } from '../store/replica-store.js'
 import type { Channel } from '../transport/channel.js'
 import {
@@ -91,7 +92,7 @@ export class ReplicaSession {
       throw protocolError(`version ${hello.protocolVersion} is not spoken here, only ${PROTOCOL_VERSION}`)
     }
     await this.#applying // A later hello tells of disks that have grown.
-    const { relationshipId, machine, fencingNumber, recovery } = hello
+    const { relationshipId, machine, fencingNumber, recovery, failoverSettings } = hello
     const disks = hello.disks.map(({ diskId, name, sizeBytes }) => {
       return {
         diskId,
@@ -103,7 +104,8 @@ export class ReplicaSession {
       }
     })
     const recoveryJson = recovery ? JSON.stringify(recovery) : null
-    await this.#store.claim({ relationshipId, machine, fencingNumber, recoveryJson, disks })
+    const claim = { relationshipId, machine, fencingNumber, recoveryJson, disks }
+    await this.#store.claim({ ...claim, failoverSettingsJson: failoverSettings })
     const claimed = new Set(disks.map(({ diskId }) => diskId))
     // The image of a disk that has left is its owner's business.
     for (const disk of await this.#store.disks()) if (claimed.has(disk.diskId)) await this.#ensureImage(disk)
@@ -142,6 +144,7 @@ export class ReplicaSession {
         logId: log.logId,
         durableBytes: log.logDurableBytes + log.indexDurableBytes,
       })),
+      lastTestFailoverMs: await lastTestFailoverMs(this.#store),
     }
   }
 

@@ -2,9 +2,11 @@
  * What the replica side has done by workers and by the file system, as a parameter, so that a test can make it fail.
  */
 
+import type { Clock } from '../clock.js'
 import type { DigestAlgorithm } from '../native/types.js'
 import type { ByteRange } from '../ranges.js'
 import type { ReplicationState } from '../states.js'
+import type { ReplicaStore } from '../store/replica-store.js'
 import type { SpoolPaths } from './spool.js'
 
 /** What the replica sees of the primary's state. */
@@ -59,6 +61,8 @@ export interface ReplicaWork {
   compactPoint(place: UndoPlace): Promise<void>
   /** Deletes what leads back to points older than this. */
   dropPointsBefore(undoDirectory: string, point: number): Promise<void>
+  /** Ends test failovers whose lifetime has passed and whose process has died. */
+  endExpiredTests(store: ReplicaStore, clock: Clock): Promise<void>
   /** Writes the entries of verified logs to an image, in order, and syncs it. */
   applyLogs(imagePath: string, logPaths: readonly string[]): Promise<void>
   /** 16 bytes a chunk. */

@@ -7,7 +7,7 @@
 
 import type { JsonValue } from '../errors.js'
 import type { ReplicationHealth, ReplicationState, Side } from '../states.js'
-import { formatDuration, HOUR_MS, MINUTE_MS, SECOND_MS } from '../units.js'
+import { DAY_MS, formatDuration, HOUR_MS, MINUTE_MS, SECOND_MS } from '../units.js'
 import { averageLatencyMs, type Counters, missedPercent } from './statistics.js'
 
 /** Missed cycles above this share, in percent, are a warning. */
@@ -31,6 +31,12 @@ export interface HealthFacts {
   readonly uncopiedDiskCount?: number
   /** Code of the error that keeps the primary from sending; null when it sends. */
   readonly errorCode: string | null
+  /** When the machine was protected; with it, or with the last test failover, the reminder of the next one begins. */
+  readonly createdMs?: number
+  /** Null before the first test failover; undefined where the replica has not said. */
+  readonly lastTestFailoverMs?: number | null | undefined
+  /** Days without a test failover that are too many; 0, the default, for any number. */
+  readonly testFailoverReminderDays?: number
 }
 
 /** One rule that holds. */
@@ -63,6 +69,7 @@ export type HealthCode =
   | 'LATENCY_HIGH'
   | 'LOGS_COALESCED'
   | 'QUIESCE_FAILED'
+  | 'TEST_FAILOVER_DUE'
 
 type Finding = Omit<HealthDetail, 'code'>
 type Rule = (facts: HealthFacts) => Finding | null
@@ -87,6 +94,7 @@ const RULES: readonly (readonly [HealthCode, Rule])[] = [
   ['LATENCY_HIGH', latencyHigh],
   ['LOGS_COALESCED', logsCoalesced],
   ['QUIESCE_FAILED', quiesceFailed],
+  ['TEST_FAILOVER_DUE', testFailoverDue],
 ]
 
 const ORDER: readonly ReplicationHealth[] = ['NotApplicable', 'Normal', 'Warning', 'Critical']
@@ -191,4 +199,20 @@ function quiesceFailed(facts: HealthFacts): Finding | null {
   if (count === 0) return null
   const text = `${count} cuts that were to be application-consistent are crash-consistent`
   return { health: 'Warning', params: { count }, text }
+}
+
+/** A machine of which nobody knows whether it comes up at the other site looks protected, and may not be. */
+function testFailoverDue(facts: HealthFacts): Finding | null {
+  const { lastTestFailoverMs, createdMs, testFailoverReminderDays = 0 } = facts
+  if (lastTestFailoverMs === undefined || createdMs === undefined || testFailoverReminderDays === 0)
+    return null
+  const sinceMs = lastTestFailoverMs ?? createdMs
+  const days = Math.floor((facts.nowMs - sinceMs) / DAY_MS)
+  if (days < testFailoverReminderDays) return null
+  const params = { days, lastTestFailoverMs, limitDays: testFailoverReminderDays }
+  const text =
+    lastTestFailoverMs === null
+      ? `no test failover was ever made, ${days} days after the machine was protected`
+      : `the last test failover was made ${days} days ago`
+  return { health: 'Warning', params, text }
 }

@@ -124,7 +124,11 @@ async function greet(
   welcome.catch(() => {}) // Awaited below; until then a failed send is the one to tell.
   const { recoveryPoints, recoveryPointIntervalSeconds, retention, keepEveryWrite } = context.policy
   const recovery = { recoveryPoints, recoveryPointIntervalSeconds, retention, keepEveryWrite }
+  const { failoverSettings: given } = context.policy
+  const failoverSettings = given === null ? null : JSON.stringify(given)
   const hello = { key, protocolVersion: PROTOCOL_VERSION, relationshipId, fencingNumber, disks, recovery }
-  await link.send(message('hello', { ...hello, machine: context.name }), signal)
-  return (await welcome).header
+  await link.send(message('hello', { ...hello, failoverSettings, machine: context.name }), signal)
+  const { header } = await welcome
+  context.lastTestFailoverMs = header.lastTestFailoverMs
+  return header
 }

@@ -18,6 +18,8 @@ import { TrackedDisk } from '../track/tracked-disk.js'
 import type { StateInTime } from './choice.js'
 import { identityOf, type RecoveryContext } from './context.js'
 import { RecoveryDevice } from './device.js'
+import { MachineRun, type StopOptions } from './runner.js'
+import { FAILOVER_RUN } from './runner-record.js'
 import { applyKept, viewOf } from './view.js'
 
 /** A failover that has begun. */
@@ -39,6 +41,7 @@ export class Failover implements AsyncDisposable {
   readonly #context: RecoveryContext
   readonly #below: readonly RecoveryDevice[]
   readonly #exports = new Set<NbdExport>()
+  #run: MachineRun | undefined
   #isClosed = false
 
   private constructor(context: RecoveryContext, row: FailoverRow, opened: OpenedLayers) {
@@ -63,14 +66,35 @@ export class Failover implements AsyncDisposable {
     return nbd
   }
 
+  /**
+   * Exports its disks and starts the machine from them, as the failover settings say; one that a process which died has left
+   * running is taken up. It shuts down when the failover is closed.
+   * @param options.listen - where they are exported; default a socket in the folder of the run
+   * @throws {FAILOVER_SETTINGS_INVALID, RUNNER_NOT_FOUND, RUNNER_FAILED, RUNNER_DOMAIN_UNFIT} and those of {@link exportNbd}
+   */
+  async run({ listen }: { readonly listen?: string | undefined } = {}): Promise<MachineRun> {
+    const { kind, pointNumber: number, pointTimeMs: timeMs } = this.row
+    const { machine: defaultName } = await identityOf(this.#context)
+    const named = { runId: FAILOVER_RUN, kind, defaultName, point: { number, timeMs } }
+    const exportNbd = (options: NbdOptions): Promise<NbdExport> => this.exportNbd(options)
+    this.#run = await MachineRun.start(this.#context, { ...named, disks: this.disks, exportNbd, listen })
+    return this.#run
+  }
+
+  /** Stops the machine that {@link run} has started; without one it does nothing. @throws {RUNNER_STOP_FAILED} */
+  async stopRun(options: StopOptions = {}): Promise<void> {
+    await this.#run?.stop(options)
+  }
+
   /** The images hold everything: its point is not read any more. */
   async leavePoint(): Promise<void> {
     for (const view of this.#below) await view.close()
   }
 
-  /** Closes its disks in order; the failover stays. Calling it again does nothing. */
+  /** Shuts its machine down and closes its disks in order; the failover stays. Calling it again does nothing. */
   async close(): Promise<void> {
     if (this.#isClosed) return
+    await this.#run?.stop()
     this.#isClosed = true
     for (const nbd of this.#exports) await nbd.close()
     for (const disk of this.disks) await disk.close()

@@ -16,7 +16,15 @@ import { type DiskDifference, diffPoints } from './diff.js'
 import { beginFailover, Failover, type FailoverInfo, failoverStarted, move } from './failover.js'
 import { keptSpan, listPoints, type RecoveryPoint } from './points.js'
 import { type RestoredDisk, type RestoreOptions, restoreView } from './restore.js'
-import { infoOf, removeTest, TestFailover, type TestFailoverInfo } from './test-failover.js'
+import {
+  type FailoverSettings,
+  type FailoverSettingsInput,
+  parseFailoverSettings,
+} from './failover-settings.js'
+import { runInfo, type RunInfo, stopLeftRun } from './runner.js'
+import { FAILOVER_RUN } from './runner-record.js'
+import { endExpiredTests, endTest, infoOf, type TestFailoverInfo } from './test-life.js'
+import { TestFailover } from './test-failover.js'
 import { PointView } from './view.js'
 
 /** What a failover would do. */
@@ -50,6 +58,15 @@ export interface TestFailoverOptions {
   readonly point?: RecoveryPointChoice
   /** Milliseconds after which it ends by itself; default never. */
   readonly lifetimeMs?: number
+}
+
+/** The failover settings of a replica, and where they come from. */
+export interface HeldSettings {
+  /** What holds: what was set here, else what the primary says, else the defaults. */
+  readonly settings: FailoverSettings
+  readonly source: 'replica' | 'primary' | 'default'
+  /** What the primary said last; null for nothing. */
+  readonly primary: FailoverSettings | null
 }
 
 export class Replica implements AsyncDisposable {
@@ -132,14 +149,55 @@ export class Replica implements AsyncDisposable {
 
   /** Test failovers of this replica, those that have ended as well, oldest first. */
   async testFailovers(): Promise<TestFailoverInfo[]> {
-    return (await this.context.recovery.testFailovers()).map(infoOf)
+    return (await this.context.recovery.testFailovers()).map((row) => infoOf(this.context, row))
   }
 
-  /** Ends a test failover and throws away what it wrote. @throws {TEST_FAILOVER_NOT_FOUND} */
+  /**
+   * Ends a test failover, with the machine that runs on it, and throws away what it wrote: one of this process, of another
+   * one, which is asked to, or one that a process which died has left.
+   * @throws {TEST_FAILOVER_NOT_FOUND}
+   * @throws {TEST_FAILOVER_IN_USE} when the process that holds it does not end it
+   * @throws {RUNNER_STOP_FAILED} when its machine does not end
+   */
   async stopTestFailover(id: string): Promise<void> {
     const open = this.#tests.get(id)
     this.#tests.delete(id)
-    await (open ? open.stop() : removeTest(this.context, id))
+    await (open?.info.isHeld ? open.stop() : endTest(this.context, id))
+  }
+
+  /** Ends the test failovers whose lifetime has passed and whose process has died; opening a replica does it. @returns their ids */
+  endExpiredTests(): Promise<string[]> {
+    return endExpiredTests(this.context)
+  }
+
+  /**
+   * What a failover needs besides disks; readable with the folder of the replica alone.
+   * @throws {FAILOVER_SETTINGS_INVALID} when a newer primary has said what this version does not know
+   */
+  async failoverSettings(): Promise<HeldSettings> {
+    const { primary, replica } = await this.context.recovery.failoverSettings()
+    const read = (json: string | null): FailoverSettings | null =>
+      json === null ? null : parseFailoverSettings(JSON.parse(json), `the replica in ${this.directory}`)
+    const [said, own] = [read(primary), read(replica)]
+    const source = own ? 'replica' : said ? 'primary' : 'default'
+    return { settings: own ?? said ?? parseFailoverSettings({}), source, primary: said }
+  }
+
+  /**
+   * Sets the failover settings here, above what the primary says; null takes them back.
+   * @throws {FAILOVER_SETTINGS_INVALID} with every setting that is wrong; nothing has changed
+   * @throws {POINT_NOT_FOUND} when nothing was ever replicated
+   */
+  async setFailoverSettings(settings: FailoverSettingsInput | null): Promise<HeldSettings> {
+    await identityOf(this.context)
+    const json = settings === null ? null : JSON.stringify(parseFailoverSettings(settings))
+    await this.context.recovery.setFailoverSettings(json)
+    return this.failoverSettings()
+  }
+
+  /** The machine that was started from the failover; undefined when there is none. */
+  machineRun(): RunInfo | undefined {
+    return runInfo(this.directory, FAILOVER_RUN)
   }
 
   /** What a failover to `point` would do, without doing anything. */
@@ -219,6 +277,7 @@ export class Replica implements AsyncDisposable {
     const to = this.context.next(state, 'changeRecoveryPoint', machine)
     const chosen = await this.#choose(point)
     await using view = await PointView.open(this.context, { state: chosen.state })
+    await this.#switchOff()
     await this.closeFailover()
     const values = {
       pointNumber: view.state.number,
@@ -241,6 +300,10 @@ export class Replica implements AsyncDisposable {
 
   /** Ends the failover as if it had never been; the primary replicates on. @throws {INVALID_STATE} */
   async cancelFailover(): Promise<void> {
+    const { machine, state } = await identityOf(this.context)
+    const before = (await this.context.recovery.failover())?.stateBefore
+    this.context.next(state, 'cancelFailover', machine, before)
+    await this.#switchOff()
     const failover = this.#failover
     this.#failover = undefined
     await cancelFailover(this.context, failover)
@@ -268,17 +331,28 @@ export class Replica implements AsyncDisposable {
   /** Closes views, tests and the failover. A test ends with it; the failover stays. Calling it again does nothing. */
   async close(): Promise<void> {
     for (const view of this.#views) await view.close()
-    for (const test of this.#tests.values()) await test.stop()
+    const stopped = await Promise.allSettled([...this.#tests.values()].map((test) => test.stop()))
     this.#tests.clear()
-    await this.closeFailover()
-    await this.#close()
+    try {
+      await this.closeFailover()
+    } finally {
+      await this.#close()
+    }
+    const failure = stopped.find((one) => one.status === 'rejected')
+    if (failure) throw failure.reason
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close()
   }
 
-  /** Closes the failover's disks; what began goes on with {@link failover}. */
+  /** What the machine has written is thrown away, so there is nothing to shut down for. */
+  async #switchOff(): Promise<void> {
+    if (this.#failover) await this.#failover.stopRun({ asks: false })
+    await stopLeftRun(this.directory, FAILOVER_RUN, this.context.clock, { asks: false })
+  }
+
+  /** Closes the failover's disks, after its machine has shut down; what began goes on with {@link failover}. */
   async closeFailover(): Promise<void> {
     const failover = this.#failover
     this.#failover = undefined

@@ -9,6 +9,11 @@
 import type { Transaction } from 'kysely'
 import type { Clock } from '../clock.js'
 import { SecondsiteError } from '../errors.js'
+import {
+  type HeldFailoverSettings,
+  heldFailoverSettings,
+  withFailoverSettings,
+} from './failover-settings-column.js'
 import type { FailoverRow, KeptLog, Point, TestFailoverRow } from './recovery-schema.js'
 import { parseRecoverySettings, type RecoverySettings } from './recovery-settings.js'
 import type { Receipt, ReplicaSchema } from './replica-schema.js'
@@ -134,6 +139,20 @@ export class RecoveryStore {
       .execute()
   }
 
+  /** What the replica holds for a failover: said by the primary, and set here. */
+  async failoverSettings(): Promise<HeldFailoverSettings> {
+    return heldFailoverSettings((await this.#store.identity())?.failoverSettingsJson ?? null)
+  }
+
+  /** Sets them here; null takes back what was set here. */
+  async setFailoverSettings(replica: string | null): Promise<void> {
+    await this.#store.exclusively(async (transaction) => {
+      const column = (await identityOf(transaction))?.failoverSettingsJson ?? null
+      const failoverSettingsJson = withFailoverSettings(column, { replica })
+      await transaction.updateTable('identity').set({ failoverSettingsJson }).execute()
+    })
+  }
+
   testFailovers(): Promise<TestFailoverRow[]> {
     return this.#store.db.selectFrom('testFailovers').selectAll().orderBy('startedMs').execute()
   }
@@ -155,6 +174,12 @@ export class RecoveryStore {
   async setFailover(values: Partial<FailoverRow>): Promise<void> {
     await this.#store.db.updateTable('failover').set(values).execute()
   }
+}
+
+/** Unix milliseconds at which the newest test failover of a replica began; null before the first. */
+export async function lastTestFailoverMs({ db }: ReplicaStore): Promise<number | null> {
+  const query = db.selectFrom('testFailovers').select(({ fn }) => fn.max('startedMs').as('startedMs'))
+  return (await query.executeTakeFirst())?.startedMs ?? null
 }
 
 export function noPoint(

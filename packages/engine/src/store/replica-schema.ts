@@ -30,7 +30,7 @@ export interface IdentityTable {
   isInitialReplicationDone: Generated<number>
   /** What the primary asks for: `RecoverySettings`. */
   recoveryJson: string | null
-  /** What a failover needs besides disks: `FailoverSettings`. */
+  /** What a failover needs besides disks: `HeldFailoverSettings`. */
   failoverSettingsJson: string | null
 }
 

@@ -18,6 +18,9 @@ export const MACHINE_DISKS_MAX = 256
 /** Logs of one shipment and unfinished logs of a spool, at most. */
 export const SHIPMENT_LOGS_MAX = 4096
 
+/** Bytes of the failover settings of a machine as JSON, at most. */
+export const FAILOVER_SETTINGS_BYTES_MAX = 256 * 1024
+
 /** Characters of a name or an error's text, at most. */
 const TEXT_LENGTH_MAX = 4096
 
@@ -84,6 +87,8 @@ export const HEADERS = {
     disks: z.array(diskHello).max(MACHINE_DISKS_MAX),
     /** Which recovery points the replica keeps; a primary that says nothing wants none. */
     recovery: recoverySettings.optional(),
+    /** What a failover needs besides disks, as JSON; null for nothing. One that is silent changes nothing. */
+    failoverSettings: z.string().max(FAILOVER_SETTINGS_BYTES_MAX).nullable().optional(),
   }),
   /** Announces a shipment: logs that are applied together or not at all. */
   'shipment-begin': z.object({
@@ -136,6 +141,8 @@ export const HEADERS = {
     appliedShipment: count,
     disks: z.array(diskWelcome).max(MACHINE_DISKS_MAX),
     spool: z.array(spooled).max(SHIPMENT_LOGS_MAX),
+    /** Unix milliseconds at which the last test failover began; null before the first. An older replica does not tell. */
+    lastTestFailoverMs: count.nullable().optional(),
   }),
   /** Bytes of a log that have become durable. Comes by itself while frames arrive. */
   ack: spooled,
