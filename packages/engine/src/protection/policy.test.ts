@@ -33,8 +33,6 @@ describe('parsePolicy', () => {
       rpoThresholdMinutes: 60,
       applicationConsistentSnapshotFrequencyInHours: 0,
       quiesce: null,
-      failoverSettings: null,
-      testFailoverReminderDays: 180,
     })
   })
 

@@ -440,7 +440,6 @@ export class ProtectedMachine {
         health,
         healthDetails.map(({ code }) => code),
       )
-      await this.#monitor.remindOfTest(healthDetails.find(({ code }) => code === 'TEST_FAILOVER_DUE'))
     } catch (error) {
       if (asSecondsiteError(error).code !== 'ABORTED') await this.#work.failed(asSecondsiteError(error))
     }
