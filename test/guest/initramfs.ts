@@ -22,7 +22,7 @@ const PROGRAMS: readonly (readonly [path: string, ...names: string[]])[] = [
   ['/sbin/resize2fs', 'resize2fs'],
 ]
 const NETWORK_PROGRAMS: typeof PROGRAMS = [['/sbin/nbd-client', 'nbd-client']]
-const MODULES = ['virtio_pci', 'virtio_blk', 'virtio_console', 'ext4']
+const MODULES = ['virtio_pci', 'virtio_blk', 'virtio_console', 'ext4', 'qemu_fw_cfg']
 const NETWORK_MODULES = ['virtio_net', 'nbd']
 const programDirectory = fileURLToPath(new URL('programs', import.meta.url))
 

@@ -1,5 +1,6 @@
 /** The commands of recovery, as an operator types them whose primary is gone: the folder of the replica is all there is. */
 
+import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { run, start } from './cli-command.js'
@@ -42,6 +43,11 @@ async function serving(...args: string[]) {
     if (line) return { child, uris: (JSON.parse(line) as { uris: string[] }).uris }
   }
   throw new Error(`ended with: ${text}`)
+}
+
+/** Exit codes of a client that reads a block of each disk. */
+function readable(uris: readonly string[]): (number | null)[] {
+  return uris.map((uri) => spawnSync('qemu-io', ['-r', '-f', 'raw', '-c', 'read 0 4k', uri]).status)
 }
 
 async function stop(child: ReturnType<typeof start>): Promise<number | null> {
@@ -94,10 +100,12 @@ describe('the commands of recovery', () => {
     expect(asked.objects[0].outlook).toMatchObject({ state: 'Replicating', receivedBytes: 0 })
     expect(json('points', folder).objects[0].state).toBe('Replicating')
     const first = await serving('failover', 'start', folder, ...socket, '--yes')
+    expect(readable(first.uris)).toEqual(DISKS.map(() => 0))
     await stop(first.child)
     expect(json('points', folder).objects[0].state).toBe('FailedOverWaitingCompletion')
     const again = await serving('failover', 'serve', folder, ...socket)
     expect(again.uris).toEqual(first.uris)
+    expect(readable(again.uris)).toEqual(DISKS.map(() => 0))
     await stop(again.child)
     expect(run('failover', 'commit', folder).status).toBe(3)
     expect(run('failover', 'commit', folder, '--yes').status).toBe(0)

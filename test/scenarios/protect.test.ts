@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
@@ -33,6 +33,8 @@ async function kill(child: ChildProcess, signal: NodeJS.Signals): Promise<number
 class Protect {
   readonly child: ChildProcess
   readonly events: number[] = []
+  /** What cuts on demand were. */
+  readonly cuts: string[] = []
   uris: string[] = []
   readonly ready: Promise<string>
   errors = ''
@@ -53,7 +55,12 @@ class Protect {
   }
 
   #take(line: string): void {
-    const object = JSON.parse(line) as { event?: { id: number }; exported?: { uris: string[] } }
+    const object = JSON.parse(line) as {
+      event?: { id: number }
+      exported?: { uris: string[] }
+      cut?: { pointKind: string }
+    }
+    if (object.cut) this.cuts.push(object.cut.pointKind)
     if (object.event) this.events.push(object.event.id)
     if (object.exported) this.uris = object.exported.uris
   }
@@ -108,6 +115,21 @@ describe('protect', () => {
       .toBe(true)
     expect(await kill(third.child, 'SIGINT')).toBe(0)
     expect(existsSync(place.path('nbd.sock'))).toBe(false)
+  })
+
+  it('brings applications to rest by the hook that it is given, and cuts on demand', async () => {
+    const disk = place.makeDisk('web01.raw', 8 * MIB, 4 * MIB)
+    const notes = place.path('notes')
+    const note = (what: string): string => JSON.stringify(['/bin/sh', '-c', `echo ${what} >>${notes}`])
+    const hook = ['--quiesce-freeze', note('freeze'), '--quiesce-thaw', note('thaw')]
+    const protect = new Protect([disk], ['--every', '1h', ...hook])
+    await protect.ready
+    await expect.poll(() => protect.events, { timeout: 20_000 }).toContain(40003)
+    protect.child.kill('SIGUSR2')
+    await expect.poll(() => protect.cuts, { timeout: 20_000 }).toEqual(['application-consistent'])
+    expect(protect.events).toContain(40030)
+    expect(readFileSync(notes, 'utf8')).toBe('freeze\nthaw\n')
+    expect(await kill(protect.child, 'SIGTERM')).toBe(0)
   })
 
   it('tells the service manager when the guest can attach, and when it stops', async () => {

@@ -112,6 +112,19 @@ describe('a planned failover', () => {
     expect(await machine.verify()).toMatchObject({ equal: true })
   })
 
+  it.each([true, false])(
+    'has the planned cut as its newest point, which is what was proven: %s',
+    async (verify) => {
+      await place.scribble(place.machine, 8)
+      const report = await place.machine.prepareFailover({ verify })
+      const newest = (await place.replica.points()).at(-1)
+      expect(newest).toMatchObject({ kind: 'planned', cutTimeMs: report.cutTimeMs, isLatest: true })
+      expectPairs()
+      await place.replica.startFailover({ kind: 'Planned', fencePrimary: true })
+      expect((await place.replica.failoverInfo())?.pointNumber).toBe(newest?.number)
+    },
+  )
+
   it('goes there and home again, and replicates outwards as at first', async () => {
     const there = await goAway()
     await write(there, 'data.raw', 0, 4 * KIB)

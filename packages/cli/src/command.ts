@@ -12,7 +12,7 @@ import { logShow } from './log-show-command.js'
 import { errorText, type Output, PROGRESS_MODES, type ProgressMode } from './output.js'
 import { addPlanVerbs } from './plan-verbs.js'
 import { protect } from './protect-command.js'
-import { seconds } from './protect-options.js'
+import { collect, seconds, words } from './protect-options.js'
 import { addRecoveryVerbs } from './recovery-verbs.js'
 import { sync, verify } from './sync-command.js'
 
@@ -126,6 +126,22 @@ function protectVerb(program: Command): Command {
     .option('--points <count>', 'recovery points kept on the replica, default 0', wholeNumber)
     .option('--points-every <time>', 'time between two of them: 15m, 1h; default 1h', seconds)
     .option('--keep-writes <hours>', 'hours in which any write can be gone back to, default 0', wholeNumber)
+    .option('--failover-settings <file>', 'what a failover needs besides disks (docs/failover-settings.md)')
+    .option(
+      '--application-consistent-every <time>',
+      'bring applications to rest for a cut: 1h to 12h',
+      seconds,
+    )
+    .option('--quiesce-agent <socket>', 'by the guest agent: the socket that QEMU listens at for it')
+    .option('--quiesce-fsfreeze <mount>', 'by freezing this file system of this computer; once each', collect)
+    .option(
+      '--quiesce-freeze <command>',
+      'by a command: words, or a JSON list of them; with --quiesce-thaw',
+      words,
+    )
+    .option('--quiesce-thaw <command>', 'ends what --quiesce-freeze has begun', words)
+    .option('--quiesce-prepare <command>', 'run before, with nothing frozen: a checkpoint', words)
+    .option('--quiesce-limit <time>', 'thawed after that, come what may: 1s to 60s, default 10s', seconds)
     .option('--threshold <percent>', 'share of a disk that its logs may reach, default 50', wholeNumber)
     .addOption(
       new Option('--flush-mode <mode>', 'what a FLUSH makes durable, default disk').choices(['disk', 'log']),
@@ -212,8 +228,7 @@ function wholeNumber(text: string): number {
 /** Runs a verb; prints what it throws; Ctrl-C ends it softly, a second one at once. */
 async function invoke(streams: Output, action: Action, given: readonly unknown[]): Promise<ExitCode> {
   const command = given.at(-1) as Command
-  // A verb that has verbs of its own takes what both have, wherever it stands in the line.
-  const options = command.optsWithGlobals()
+  const options = command.opts()
   const isJson = options['json'] === true
   const output = streams.showing((options['progress'] ?? 'auto') as ProgressMode)
   const stop = new AbortController()

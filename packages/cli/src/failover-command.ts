@@ -18,6 +18,7 @@ import type { Invocation } from './command.js'
 import { EXIT, type ExitCode } from './exit-codes.js'
 import { list } from './output.js'
 import { ended, timeText } from './recovery-command.js'
+import { requirePlace, runText, untilOver } from './run-command.js'
 
 /** `failover prepare STATE MACHINE`: the primary's part of a planned failover. */
 export async function failoverPrepare(
@@ -41,10 +42,15 @@ export async function failoverPrepare(
   return EXIT.ok
 }
 
+/** Where disks are served, and whether the machine is started from them. */
+export interface ServeGiven {
+  readonly nbd?: string
+  readonly run?: boolean
+}
+
 /** What `failover start` is given. */
-export interface StartGiven {
+export interface StartGiven extends ServeGiven {
   readonly point: RecoveryPointChoice
-  readonly nbd: string
   readonly planned?: boolean
   readonly fencePrimary?: boolean
   readonly yes?: boolean
@@ -56,6 +62,7 @@ export async function failoverStart(
   [directory = '']: string[],
   given: StartGiven,
 ): Promise<ExitCode> {
+  requirePlace(given)
   await using replica = await openReplica({ directory })
   const outlook = await replica.explainFailover(given.planned ? 'LatestProcessed' : given.point)
   explain(invocation, outlook)
@@ -66,7 +73,7 @@ export async function failoverStart(
     fencePrimary: given.fencePrimary ?? given.planned ?? false,
     signal: invocation.signal,
   })
-  return serve(invocation, failover, given.nbd)
+  return await serve(invocation, failover, given)
 }
 
 function explain({ output, isJson }: Invocation, outlook: FailoverOutlook): void {
@@ -90,11 +97,10 @@ function unconfirmed({ output, isJson }: Invocation, text: string): ExitCode {
 }
 
 /** The disks stay failed over when the command ends; `failover serve` serves them again. */
-async function serve(
-  { output, isJson, signal }: Invocation,
-  failover: Failover,
-  listen: string,
-): Promise<ExitCode> {
+async function serve(invocation: Invocation, failover: Failover, given: ServeGiven): Promise<ExitCode> {
+  const { nbd: listen = '', run = false } = given
+  if (run) return await runMachine(invocation, failover, given)
+  const { output, isJson, signal } = invocation
   await using nbd = await failover.exportNbd({ listen })
   const uris = failover.disks.map((disk) => nbd.uri(disk))
   if (isJson) output.json({ failedOver: true, uris })
@@ -103,14 +109,31 @@ async function serve(
   return EXIT.ok
 }
 
+/** The machine lives as long as the command; it is shut down before its disks go. */
+async function runMachine(
+  { output, isJson, signal }: Invocation,
+  failover: Failover,
+  { nbd: listen }: ServeGiven,
+): Promise<ExitCode> {
+  const run = await failover.run({ listen })
+  if (isJson) output.json({ failedOver: true, run: run.info })
+  else output.say(`failed over; ${runText(run.info)}`)
+  const isStopped = await untilOver(signal, [run.ended()])
+  if (!isJson && !isStopped)
+    output.say(`${run.info.name} has ended by itself; \`failover serve --run\` starts it again`)
+  await failover.stopRun()
+  return EXIT.ok
+}
+
 /** `failover serve REPLICA --nbd ADDRESS`: serves a failover that has begun, after whatever end of its process. */
 export async function failoverServe(
   invocation: Invocation,
   [directory = '']: string[],
-  given: { nbd: string },
+  given: ServeGiven,
 ): Promise<ExitCode> {
+  requirePlace(given)
   await using replica = await openReplica({ directory })
-  return serve(invocation, await begun(replica), given.nbd)
+  return await serve(invocation, await begun(replica), given)
 }
 
 async function begun(replica: Replica): Promise<Failover> {
@@ -128,6 +151,7 @@ export async function failoverChange(
   [directory = '']: string[],
   given: StartGiven,
 ): Promise<ExitCode> {
+  requirePlace(given)
   await using replica = await openReplica({ directory })
   explain(invocation, await replica.explainFailover(given.point))
   if (!given.yes)
@@ -135,7 +159,7 @@ export async function failoverChange(
       invocation,
       'nothing was changed: --yes throws away what was written since the failover',
     )
-  return serve(invocation, await replica.changeRecoveryPoint(given.point), given.nbd)
+  return await serve(invocation, await replica.changeRecoveryPoint(given.point), given)
 }
 
 /** `failover cancel REPLICA`. */
@@ -151,7 +175,7 @@ export async function failoverCancel(
       'nothing was changed: --yes throws away what was written since the failover',
     )
   await replica.cancelFailover()
-  return say(invocation, replica, 'cancelled; the primary can replicate again (resume it)')
+  return await say(invocation, replica, 'cancelled; the primary can replicate again (resume it)')
 }
 
 /** `failover commit REPLICA`. */
@@ -166,7 +190,7 @@ export async function failoverCommit(
     return unconfirmed(invocation, `nothing was changed: --yes drops ${count} recovery points for good`)
   }
   await replica.commitFailover({ dropLocked: given.dropLocked ?? false, signal: invocation.signal })
-  return say(invocation, replica, 'committed; recovery points are gone, the former primary is refused')
+  return await say(invocation, replica, 'committed; recovery points are gone, the former primary is refused')
 }
 
 async function say({ output, isJson }: Invocation, replica: Replica, text: string): Promise<ExitCode> {

@@ -49,6 +49,9 @@ Examples:
   secondsite protect os.raw data.raw --replica /mnt/second/web01 --nbd unix:/run/web01.sock --every 30s
   secondsite protect /dev/vg/db01 --replica /mnt/second/db01 --nbd tcp:127.0.0.1:10809 --resync now
   secondsite protect os.raw --replica r --nbd unix:web01.sock --json | jq 'select(.event)'
+  secondsite protect os.raw --replica r --nbd unix:web01.sock --quiesce-agent /run/web01/agent.sock \\
+    --application-consistent-every 4h --failover-settings web01.yaml
+A cut on demand: kill -USR2 PID.
 Then, for the guest: qemu-system-x86_64 …, with the lines that are printed: -drive file=…
 `
 
@@ -101,16 +104,11 @@ const POINTS = `
 Examples:
   secondsite points /mnt/second/web01
   secondsite points /mnt/second/web01 --json | jq '.points[] | select(.damage == null) | .number'
-  secondsite points /mnt/second/web01 --around 2026-11-21T10:15:00Z --span 2m    # just before the damage?
-  secondsite points /mnt/second/web01 --html churn.html
-  secondsite points lock /mnt/second/web01 4711 --until 2026-12-24T00:00:00Z
 `
 
 const RESTORE = `
-Examples:
+Example:
   secondsite restore /mnt/second/web01 --point 2026-11-21T09:55:00Z --to /srv/restored
-  secondsite restore /mnt/second/web01 --at 2026-11-21T10:14:59.123456789Z --to /srv/restored    # as points --around has it
-  secondsite restore /mnt/second/web01 --sequence os.raw:12582917 --to /srv/restored
 `
 
 const DIFF = `
@@ -121,6 +119,7 @@ Example:
 const TEST_FAILOVER = `
 Examples:
   secondsite test-failover start /mnt/second/web01 --nbd unix:/run/web01-test.sock
+  secondsite test-failover start /mnt/second/web01 --run --lifetime 2h    # boots it on a network of its own
   secondsite test-failover list /mnt/second/web01
 `
 
@@ -129,10 +128,18 @@ After a disaster, at the second site:
   secondsite points /mnt/second/web01
   secondsite failover start /mnt/second/web01 --nbd unix:/run/web01.sock          # says what would be lost
   secondsite failover start /mnt/second/web01 --nbd unix:/run/web01.sock --yes    # and serves the disks
+  secondsite failover start /mnt/second/web01 --run --yes                         # or boots the machine from them
   secondsite failover commit /mnt/second/web01 --yes
 Planned: shut the machine down, end protect, then
   secondsite failover prepare /var/lib/secondsite/web01 web01
   secondsite failover start /mnt/second/web01 --planned --nbd unix:/run/web01.sock --yes
+`
+
+const SETTINGS = `
+Examples:
+  secondsite failover settings show /mnt/second/web01 >web01.yaml
+  secondsite failover settings set /mnt/second/web01 web01.yaml
+  secondsite failover settings set /mnt/second/web01 --from-primary
 `
 
 const REVERSE = `
@@ -162,10 +169,6 @@ Examples:
   'log apply': APPLY,
   'log export': EXPORT,
   points: POINTS,
-  'points lock': POINTS,
-  'points unlock': POINTS,
-  'points delete': POINTS,
-  'points digest': POINTS,
   restore: RESTORE,
   diff: DIFF,
   'test-failover': TEST_FAILOVER,
@@ -179,6 +182,9 @@ Examples:
   'failover change-point': FAILOVER,
   'failover cancel': FAILOVER,
   'failover commit': FAILOVER,
+  'failover settings': SETTINGS,
+  'settings show': SETTINGS,
+  'settings set': SETTINGS,
   reverse: REVERSE,
   plan: PLAN,
   'plan check': PLAN_CHECK,

@@ -9,6 +9,7 @@
 import { closeSync, writeSync } from 'node:fs'
 import { resolve } from 'node:path'
 import {
+  type CycleReport,
   Engine,
   isSecondsiteError,
   type MachineEvent,
@@ -42,7 +43,10 @@ export async function protect(
   show.exported(machine, nbd)
   sayReady(request.readyFd)
   startCopy(machine)
+  const cut = (): void => void cutNow(machine, show)
+  process.on('SIGUSR2', cut)
   await show.untilStopped(machine, nbd)
+  process.removeListener('SIGUSR2', cut)
   notifyService('STOPPING=1')
   return EXIT.ok
 }
@@ -75,6 +79,17 @@ function startCopy(machine: ProtectedMachine): void {
   machine.startInitialReplication().catch((error: unknown) => {
     if (!isSecondsiteError(error)) throw error
   })
+}
+
+/** SIGUSR2: a cut on demand, with the applications at rest where there is a hook. The state directory is this process's alone. */
+async function cutNow(machine: ProtectedMachine, show: Display): Promise<void> {
+  const applicationConsistent = machine.policy.quiesce !== null
+  try {
+    show.cut(await machine.replicate({ applicationConsistent }))
+  } catch (error) {
+    if (!isSecondsiteError(error)) throw error
+    show.refused(error)
+  }
 }
 
 function sayReady(readyFd: number | undefined): void {
@@ -113,6 +128,20 @@ class Display {
     const details = Object.entries(event.details).map(([name, value]) => `${name} ${JSON.stringify(value)}`)
     const rest = details.length === 0 ? '' : ` (${details.join(', ')})`
     output.say(`${new Date(event.timeMs).toISOString()} ${event.level} ${event.id} ${event.text}${rest}`)
+  }
+
+  /** A cut that was asked for. */
+  cut({ pointKind, cutTimeMs, quiesce }: CycleReport): void {
+    const { output, isJson } = this.#invocation
+    this.#painter?.clear()
+    if (isJson) return output.json({ cut: { pointKind, cutTimeMs, quiesce } })
+    output.say(`${new Date(cutTimeMs).toISOString()} cut on demand, ${pointKind}`)
+  }
+
+  /** Why a cut that was asked for was not made. */
+  refused(error: SecondsiteError): void {
+    this.#painter?.clear()
+    this.#invocation.output.warn(`no cut: ${error.code}: ${error.message}`)
   }
 
   /** Shows the machine until the command is stopped. */

@@ -1,8 +1,15 @@
 /** The options of `protect`, as the command line gives them, and what they mean. */
 
 import { homedir } from 'node:os'
-import { basename, extname, join } from 'node:path'
-import type { EnableRequest, NbdOptions, PolicyInput } from '@secondsite/engine'
+import { basename, extname, join, resolve } from 'node:path'
+import {
+  type EnableRequest,
+  type NbdOptions,
+  type PolicyInput,
+  type QuiesceInput,
+  readFailoverSettings,
+  SecondsiteError,
+} from '@secondsite/engine'
 import { InvalidArgumentError } from 'commander'
 
 /** What commander hands over. */
@@ -19,6 +26,14 @@ export interface ProtectGiven {
   readonly flushMode?: 'disk' | 'log'
   readonly compression?: 'adaptive' | 'lz4' | 'zstd' | 'none'
   readonly resync?: 'window' | 'now' | 'manual'
+  readonly failoverSettings?: string
+  readonly applicationConsistentEvery?: number
+  readonly quiesceAgent?: string
+  readonly quiesceFsfreeze?: readonly string[]
+  readonly quiesceFreeze?: readonly string[]
+  readonly quiesceThaw?: readonly string[]
+  readonly quiescePrepare?: readonly string[]
+  readonly quiesceLimit?: number
   readonly spin?: number
   readonly tlsCert?: string
   readonly tlsKey?: string
@@ -62,7 +77,7 @@ function defaultStateDirectory(name: string): string {
 }
 
 function policyOf({ every, threshold, flushMode, compression, resync, ...given }: ProtectGiven): PolicyInput {
-  const { points, pointsEvery, keepWrites } = given
+  const { points, pointsEvery, keepWrites, failoverSettings } = given
   return {
     replicationFrequencySeconds: every,
     ...(points === undefined ? {} : { recoveryPoints: points }),
@@ -72,7 +87,52 @@ function policyOf({ every, threshold, flushMode, compression, resync, ...given }
     ...(flushMode === undefined ? {} : { flushMode }),
     ...(compression === undefined ? {} : { compression }),
     ...(resync === undefined ? {} : { autoResynchronize: RESYNC[resync] }),
+    ...(failoverSettings === undefined ? {} : { failoverSettings: readFailoverSettings(failoverSettings) }),
+    ...quiesceOf(given),
   }
+}
+
+/** How applications are brought to rest, and how often; nothing where no option says so. */
+function quiesceOf({
+  applicationConsistentEvery: everySeconds,
+  ...given
+}: Partial<ProtectGiven>): PolicyInput {
+  const hooks = hooksOf(given)
+  const [hook, ...others] = hooks
+  const { quiescePrepare: prepare, quiesceLimit: frozenLimitSeconds } = given
+  const rest = {
+    ...(prepare === undefined ? {} : { prepare: [...prepare] }),
+    ...(frozenLimitSeconds === undefined ? {} : { frozenLimitSeconds }),
+  }
+  if (others.length > 0 || (hook === undefined && Object.keys(rest).length > 0)) throw oneHook(hooks)
+  return {
+    ...(hook === undefined ? {} : { quiesce: { ...hook, ...rest } }),
+    ...(everySeconds === undefined
+      ? {}
+      : { applicationConsistentSnapshotFrequencyInHours: everySeconds / UNIT_SECONDS.h }),
+  }
+}
+
+function hooksOf(given: Partial<ProtectGiven>): QuiesceInput[] {
+  const { quiesceAgent: socket, quiesceFsfreeze: mounts, quiesceFreeze: freeze, quiesceThaw: thaw } = given
+  return [
+    ...(socket === undefined ? [] : [{ method: 'guest-agent' as const, socketPath: resolve(socket) }]),
+    ...(mounts === undefined
+      ? []
+      : [{ method: 'fsfreeze' as const, mounts: mounts.map((mount) => resolve(mount)) }]),
+    ...(freeze === undefined && thaw === undefined
+      ? []
+      : [{ method: 'command' as const, freeze: [...(freeze ?? [])], thaw: [...(thaw ?? [])] }]),
+  ]
+}
+
+function oneHook(hooks: readonly QuiesceInput[]): SecondsiteError {
+  const range = 'one of --quiesce-agent, --quiesce-fsfreeze and --quiesce-freeze with --quiesce-thaw'
+  const value = hooks.map(({ method }) => method).join(', ')
+  return new SecondsiteError('OPTION_OUT_OF_RANGE', {
+    message: `applications are brought to rest by ${range}`,
+    details: { problems: [{ path: 'quiesce', value, range }] },
+  })
 }
 
 function nbdOf({ nbd: listen, spin, tlsCert, tlsKey, tlsClientCa }: ProtectGiven): NbdOptions {
@@ -93,4 +153,21 @@ export function seconds(text: string): number {
   const [, count, unit = 's'] = /^(\d{1,6})(s|m|min|h)?$/.exec(text) ?? []
   if (count === undefined) throw new InvalidArgumentError('A time such as 30s, 5m or 1h is needed.')
   return Number(count) * UNIT_SECONDS[unit as keyof typeof UNIT_SECONDS]
+}
+
+/** A command as words separated by blanks, or, where a word has a blank in it, as a JSON list. */
+export function words(text: string): string[] {
+  if (!text.trimStart().startsWith('[')) return text.split(/\s+/).filter((word) => word !== '')
+  try {
+    const list: unknown = JSON.parse(text)
+    if (Array.isArray(list) && list.every((word) => typeof word === 'string')) return list
+  } catch {
+    // Told below, as every other thing that is no list of words.
+  }
+  throw new InvalidArgumentError('Words separated by blanks are needed, or a JSON list of words.')
+}
+
+/** Takes an option that may be given several times. */
+export function collect(text: string, before: readonly string[] = []): string[] {
+  return [...before, text]
 }

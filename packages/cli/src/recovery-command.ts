@@ -1,12 +1,49 @@
-/** The verbs on the recovery points of a replica: write out, compare, test. None of them disturbs replication. */
+/** The verbs on the recovery points of a replica: list, write out, compare. None of them disturbs replication. */
 
-import { formatBytes, openReplica, type RecoveryPointChoice } from '@secondsite/engine'
+import {
+  formatBytes,
+  formatDuration,
+  openReplica,
+  type RecoveryPoint,
+  type RecoveryPointChoice,
+} from '@secondsite/engine'
 import type { Invocation } from './command.js'
 import { EXIT, type ExitCode } from './exit-codes.js'
 import { table } from './output.js'
 
 /** Ranges that `diff` prints of each disk, at most; `--json` prints all. */
 const RANGES_SHOWN_MAX = 20
+
+/** `points REPLICA`. */
+export async function points(
+  { output, isJson }: Invocation,
+  [directory = '']: string[],
+  { deep = false }: { deep?: boolean },
+): Promise<ExitCode> {
+  await using replica = await openReplica({ directory })
+  const list = await replica.points({ deep })
+  const [machine, state, span] = [await replica.machine(), await replica.state(), await replica.keptSpan()]
+  if (isJson) output.json({ machine, state, points: list, everyWriteKept: span ?? null })
+  else {
+    output.say(`${machine}: ${state}`)
+    output.say(table(['point', 'time', 'age', 'kind', 'undo', 'locked until', 'note'], list.map(pointRow)))
+    if (span) output.say(`every write is kept from ${timeText(span.fromMs)} to ${timeText(span.toMs)}`)
+  }
+  return list.some(({ damage }) => damage) ? EXIT.different : EXIT.ok
+}
+
+function pointRow(one: RecoveryPoint): string[] {
+  const note = one.damage ? `damaged: ${one.damage.reason}` : one.isLatest ? 'newest state' : ''
+  return [
+    String(one.number),
+    timeText(one.cutTimeMs),
+    formatDuration(Math.max(0, Date.now() - one.cutTimeMs)),
+    one.kind,
+    one.isLatest ? '' : formatBytes(one.undoBytes),
+    one.lockedUntilMs === null ? '' : timeText(one.lockedUntilMs),
+    note,
+  ]
+}
 
 export function timeText(timeMs: number): string {
   return new Date(timeMs).toISOString()
@@ -16,13 +53,12 @@ export function timeText(timeMs: number): string {
 export async function restore(
   { output, isJson, signal }: Invocation,
   [directory = '']: string[],
-  given: { point: RecoveryPointChoice; to: string; verify?: boolean },
+  given: { point: RecoveryPointChoice; to: string },
 ): Promise<ExitCode> {
   await using replica = await openReplica({ directory })
   const startedMs = Date.now()
   const disks = await replica.restore(given.point, {
     directory: given.to,
-    verify: given.verify ?? false,
     signal,
     onProgress: ({ disk, doneBytes, totalBytes }) => {
       const elapsedMs = Math.max(1, Date.now() - startedMs)
@@ -60,28 +96,6 @@ export async function diff(
   return changedBytes === 0 ? EXIT.ok : EXIT.different
 }
 
-/** `test-failover start REPLICA --nbd ADDRESS`: serves until it is stopped, then throws away what was written. */
-export async function testStart(
-  { output, isJson, signal }: Invocation,
-  [directory = '']: string[],
-  given: { point: RecoveryPointChoice; nbd: string; lifetime?: number },
-): Promise<ExitCode> {
-  await using replica = await openReplica({ directory })
-  const { lifetime } = given
-  const test = await replica.startTestFailover({
-    point: given.point,
-    ...(lifetime === undefined ? {} : { lifetimeMs: lifetime * 1000 }),
-  })
-  const nbd = await test.exportNbd({ listen: given.nbd })
-  const uris = test.disks.map((disk) => nbd.uri(disk))
-  if (isJson) output.json({ test: test.info, uris })
-  else output.say([`${test.name} (${test.id}) as of ${timeText(test.info.pointTimeMs)}:`, ...uris].join('\n'))
-  await ended(signal, test.info.endsMs)
-  await test.stop()
-  if (!isJson) output.say(`${test.name} has ended; what it wrote is gone`)
-  return EXIT.ok
-}
-
 /** Resolves when the command is stopped, or at a time. */
 export function ended(signal: AbortSignal, endsMs: number | null = null): Promise<void> {
   return new Promise((resolve) => {
@@ -93,41 +107,4 @@ export function ended(signal: AbortSignal, endsMs: number | null = null): Promis
     if (signal.aborted) stop()
     else signal.addEventListener('abort', stop, { once: true })
   })
-}
-
-/** `test-failover list REPLICA`. */
-export async function testList(
-  { output, isJson }: Invocation,
-  [directory = '']: string[],
-): Promise<ExitCode> {
-  await using replica = await openReplica({ directory })
-  const tests = await replica.testFailovers()
-  if (isJson) output.json({ tests })
-  else if (tests.length === 0) output.say('no test failover was ever made: make one')
-  else
-    output.say(
-      table(
-        ['id', 'name', 'as of', 'started', 'ended'],
-        tests.map((test) => [
-          test.id,
-          test.name,
-          timeText(test.pointTimeMs),
-          timeText(test.startedMs),
-          test.endedMs === null ? '' : timeText(test.endedMs),
-        ]),
-      ),
-    )
-  return EXIT.ok
-}
-
-/** `test-failover stop REPLICA ID`: removes what a test left behind whose process is gone. */
-export async function testStop(
-  { output, isJson }: Invocation,
-  [directory = '', id = '']: string[],
-): Promise<ExitCode> {
-  await using replica = await openReplica({ directory })
-  await replica.stopTestFailover(id)
-  if (isJson) output.json({ stopped: id })
-  else output.say(`${id} has ended`)
-  return EXIT.ok
 }

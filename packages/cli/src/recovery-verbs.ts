@@ -1,9 +1,7 @@
 /** The command line of recovery points and failover. */
 
-import { type Command, InvalidArgumentError } from 'commander'
-import type { RecoveryPointChoice } from '@secondsite/engine'
-import type { Invocation, Wire } from './command.js'
-import type { ExitCode } from './exit-codes.js'
+import type { Command } from 'commander'
+import type { Wire } from './command.js'
 import {
   failoverCancel,
   failoverChange,
@@ -14,34 +12,33 @@ import {
   reverse,
 } from './failover-command.js'
 import { seconds } from './protect-options.js'
-import { diff, restore, testList, testStart, testStop } from './recovery-command.js'
-import {
-  addPointOptions,
-  diskPath,
-  type PointGiven,
-  POINT_TEXT,
-  point,
-  pointChoice,
-  time,
-} from './recovery-options.js'
-import { points, pointsDelete, pointsDigest, pointsLock, pointsUnlock } from './recovery-points-command.js'
+import { diff, points, restore } from './recovery-command.js'
+import { diskPath, POINT_TEXT, point } from './recovery-options.js'
+import { settingsSet, settingsShow } from './settings-command.js'
+import { testList, testStart, testStop } from './test-failover-command.js'
 
 type Help = (command: Command) => string
 
 const REPLICA = ['<replica>', 'folder of the replica'] as const
 const NBD = ['--nbd <address>', 'where the machine attaches: unix:PATH or tcp:HOST:PORT'] as const
+const RUN = ['--run', 'start the machine from the disks, as the failover settings say'] as const
 const YES = ['--yes', 'do it; without it, only what would happen is said'] as const
 
 /** Adds the verbs of recovery to the program. */
 export function addRecoveryVerbs(program: Command, wire: Wire, help: Help): void {
-  addPointsVerbs(program, wire)
+  const listed = program
+    .command('points')
+    .description('List what a replica can show: recovery points, and what is wrong with them.')
+    .argument(...REPLICA)
+    .option('--deep', 'check every byte that leads back to a point')
+  wire(listed, points as never)
   const restored = program
     .command('restore')
     .description('Write the disks of a recovery point into a folder, while replication goes on.')
     .argument(...REPLICA)
+    .requiredOption('--point <point>', POINT_TEXT, point)
     .requiredOption('--to <folder>', 'no file in it is overwritten')
-    .option('--verify', 'read what was written again, and compare it with the digest of the point')
-  wire(addPointOptions(restored), withPoint(restore as never))
+  wire(restored, restore as never)
   const compared = program
     .command('diff')
     .description('List what was overwritten between two recovery points.')
@@ -54,63 +51,6 @@ export function addRecoveryVerbs(program: Command, wire: Wire, help: Help): void
   wire(reverseVerb(program), reverse as never)
 }
 
-function addPointsVerbs(program: Command, wire: Wire): void {
-  const listed = program
-    .command('points')
-    .description(
-      'List what a replica can show: recovery points, what was changed between, and what is wrong with them.',
-    )
-    .argument(...REPLICA)
-    .option('--deep', 'check every byte that leads back to a point')
-    .option(
-      '--around <time>',
-      'what was written around a time, write by write, where every write is kept',
-      time,
-    )
-    .option('--span <time>', 'how far around it: 30s, 10m; default 5m', seconds)
-    .option('--writes <count>', 'writes listed before and behind it, default 10', wholeNumber)
-    .option('--svg <file>', 'draw what was written over time, and how well it compresses')
-    .option('--html <file>', 'the same as a page, with the points as a table')
-  wire(listed, points as never)
-  const numbered = (name: string, description: string): Command =>
-    listed
-      .command(name)
-      .description(description)
-      .argument(...REPLICA)
-      .argument('<point>', 'a number of `points`', pointNumber)
-  const lock = numbered('lock', 'Keep a recovery point: nothing removes it before a time.')
-  wire(lock.requiredOption('--until <time>', 'such as 2026-12-24T00:00:00Z', time), pointsLock as never)
-  const digest = numbered(
-    'digest',
-    'Compute the digest of a recovery point over all its disks, and store it.',
-  )
-  wire(digest, pointsDigest)
-  const unlock = numbered('unlock', 'Let the rules of the policy hold for a point again.')
-  wire(unlock.option(...YES), pointsUnlock as never)
-  const removed = numbered('delete', 'Remove a recovery point before the rules do.')
-  wire(removed.option(...YES), pointsDelete as never)
-}
-
-function pointNumber(text: string): number {
-  if (/^\d{1,12}$/.test(text)) return Number(text)
-  throw new InvalidArgumentError('It must be a number of `points`.')
-}
-
-function wholeNumber(text: string): number {
-  if (/^\d{1,9}$/.test(text)) return Number(text)
-  throw new InvalidArgumentError('A whole number is needed.')
-}
-
-type Action = Parameters<Wire>[1]
-
-/** Gives a verb the state that is meant, however it was said, as its option `point`. */
-function withPoint(action: Action, initial?: RecoveryPointChoice): Action {
-  return (invocation: Invocation, args: string[], options: Record<string, unknown>): Promise<ExitCode> => {
-    const chosen = pointChoice(options as PointGiven, initial)
-    return action(invocation, args, { ...options, point: chosen })
-  }
-}
-
 function addTestVerbs(program: Command, wire: Wire, help: Help): void {
   const test = program
     .command('test-failover')
@@ -120,11 +60,15 @@ function addTestVerbs(program: Command, wire: Wire, help: Help): void {
   test.copyInheritedSettings(program).addHelpText('after', help(test))
   const started = test
     .command('start')
-    .description('Serve disks of a point until this command is stopped; what is written is thrown away.')
+    .description(
+      'Serve disks of a point, or start the machine from them, until this command is stopped; what is written is thrown away.',
+    )
     .argument(...REPLICA)
-    .requiredOption(...NBD)
+    .option(...NBD)
+    .option(...RUN)
+    .option('--point <point>', POINT_TEXT, point, 'LatestProcessed' as never)
     .option('--lifetime <time>', 'end by itself after 30m, 2h', seconds)
-  wire(addPointOptions(started), withPoint(testStart as never, 'LatestProcessed'))
+  wire(started, testStart as never)
   wire(
     test
       .command('list')
@@ -134,7 +78,7 @@ function addTestVerbs(program: Command, wire: Wire, help: Help): void {
   )
   const stopped = test
     .command('stop')
-    .description('Remove what a test whose process is gone has left behind.')
+    .description('End a test with its machine, also one whose process is gone, and remove what it wrote.')
   wire(stopped.argument(...REPLICA).argument('<id>', 'as list shows it'), testStop)
 }
 
@@ -154,22 +98,34 @@ function addFailoverVerbs(program: Command, wire: Wire, help: Help): void {
   wire(prepared, failoverPrepare as never)
   const started = failover
     .command('start')
-    .description('Make the disks of a point writable and serve them until this command is stopped.')
+    .description(
+      'Make the disks of a point writable, and serve them or start the machine from them until this command is stopped.',
+    )
     .argument(...REPLICA)
-    .requiredOption(...NBD)
+    .option(...NBD)
+    .option(...RUN)
+    .option('--point <point>', POINT_TEXT, point, 'Latest' as never)
     .option('--planned', 'after `failover prepare`: the last state, nothing lost')
     .option('--fence-primary', 'although the primary still replicates: it is refused from then on')
     .option(...YES)
-  wire(addPointOptions(started), withPoint(failoverStart as never, 'Latest'))
+  wire(started, failoverStart as never)
   const served = failover.command('serve').description('Serve the disks of a failover that has begun.')
-  wire(served.argument(...REPLICA).requiredOption(...NBD), failoverServe as never)
+  wire(
+    served
+      .argument(...REPLICA)
+      .option(...NBD)
+      .option(...RUN),
+    failoverServe as never,
+  )
   const changed = failover
     .command('change-point')
     .description('Begin the failover anew at another point, and serve.')
     .argument(...REPLICA)
-    .requiredOption(...NBD)
+    .requiredOption('--point <point>', POINT_TEXT, point)
+    .option(...NBD)
+    .option(...RUN)
     .option(...YES)
-  wire(addPointOptions(changed), withPoint(failoverChange as never))
+  wire(changed, failoverChange as never)
   const cancelled = failover.command('cancel').description('End the failover as if it had never been.')
   wire(cancelled.argument(...REPLICA).option(...YES), failoverCancel as never)
   const committed = failover
@@ -179,6 +135,28 @@ function addFailoverVerbs(program: Command, wire: Wire, help: Help): void {
     .option('--drop-locked', 'also points that are locked')
     .option(...YES)
   wire(committed, failoverCommit as never)
+  addSettingsVerbs(failover, wire, help)
+}
+
+function addSettingsVerbs(failover: Command, wire: Wire, help: Help): void {
+  const settings = failover
+    .command('settings')
+    .description('What a failover needs besides disks: size, networks, addresses, what starts the machine.')
+  settings.copyInheritedSettings(failover).addHelpText('after', help(settings))
+  wire(
+    settings
+      .command('show')
+      .description('Show the settings that hold, and where they come from.')
+      .argument(...REPLICA),
+    settingsShow,
+  )
+  const set = settings
+    .command('set')
+    .description('Set them here, above what the primary says.')
+    .argument(...REPLICA)
+    .argument('[file]', 'settings in YAML or JSON (docs/failover-settings.md)')
+    .option('--from-primary', 'take back what was set here')
+  wire(set, settingsSet as never)
 }
 
 function reverseVerb(program: Command): Command {

@@ -143,6 +143,11 @@ export const ERROR_TABLE = {
     'The replica has not been failed over.',
     'Look at its state with `secondsite points`; start a failover first.',
   ),
+  FAILOVER_SETTINGS_INVALID: final(
+    'invalidParameter',
+    'Failover settings are wrong; the details list every one with its value and what is allowed.',
+    'Correct them and set them again (docs/failover-settings.md).',
+  ),
   FENCED: final(
     'accessDenied',
     'Another primary with a higher fencing number has taken over this replica.',
@@ -419,7 +424,7 @@ export const ERROR_TABLE = {
   POINT_LOCKED: final(
     'accessDenied',
     'Recovery points are locked until a time that has not come yet.',
-    'Wait until then, unlock them with `secondsite points unlock`, or confirm by name that they go with the commit.',
+    'Wait until then, or confirm by name that they go with the commit.',
   ),
   POINT_NOT_EXACT: final(
     'notAvailable',
@@ -506,6 +511,26 @@ export const ERROR_TABLE = {
     'The folder of the replica has no replica store.',
     'Mount the volume that holds it; replication goes on by itself. When the replica is lost, disable the machine and enable it anew.',
   ),
+  RUNNER_DOMAIN_UNFIT: final(
+    'invalidParameter',
+    'The libvirt domain of the failover settings has other disks than the replica.',
+    'Name the disk of each target in the settings (`runner.disks`), or set the XML of the domain as it is now.',
+  ),
+  RUNNER_FAILED: final(
+    'failed',
+    'The machine could not be started from its disks; nothing of it runs.',
+    'Look at `output` in the details, correct the failover settings (`secondsite failover settings set`), and start it again.',
+  ),
+  RUNNER_NOT_FOUND: final(
+    'notAvailable',
+    'The program that is to start the machine is not installed here.',
+    'Install it, or choose another runner in the failover settings.',
+  ),
+  RUNNER_STOP_FAILED: final(
+    'failed',
+    'The machine that was started from a failover does not end.',
+    'End it by hand, as the details name it, then stop it again.',
+  ),
   SPLIT_BRAIN: final(
     'invalidState',
     'Both sides were written to since the point that they have in common.',
@@ -550,6 +575,11 @@ export const ERROR_TABLE = {
     'notSupported',
     'The database was written by a newer version of the program.',
     'Use that version; this one would not understand it.',
+  ),
+  TEST_FAILOVER_IN_USE: final(
+    'inUse',
+    'The process that holds the test failover does not end it.',
+    'End that process (`secondsite test-failover start`), then stop the test again.',
   ),
   TEST_FAILOVER_NOT_FOUND: final(
     'notAvailable',

@@ -31,28 +31,30 @@ export type { DiskVerification, VerifyReport } from './protection/verification.j
 export type { QuiesceReport } from './quiesce/quiesce.js'
 export type { QuiesceInput, QuiesceSettings } from './quiesce/settings.js'
 export type { Random } from './random.js'
-export type {
-  AroundOptions,
-  InexactReason,
-  WriteInterval,
-  WriteMoment,
-  WritesAround,
-} from './recovery/around.js'
-export type { KeptGap, KeptSpan, RecoveryPointChoice, StateInTime } from './recovery/choice.js'
-export type { Churn, CutChurn, PointSuspicion, ReplicaNotice } from './recovery/churn.js'
+export type { KeptSpan, RecoveryPointChoice, StateInTime } from './recovery/choice.js'
 export type { RecoveryDevice } from './recovery/device.js'
 export type { DiskDifference } from './recovery/diff.js'
-export type { DigestOptions, DigestProgress } from './recovery/digest.js'
 export type { Failover, FailoverInfo } from './recovery/failover.js'
 export type { PointDamage, RecoveryPoint } from './recovery/points.js'
 export type {
   FailoverOutlook,
+  HeldSettings,
   Replica,
   StartFailoverOptions,
   TestFailoverOptions,
 } from './recovery/replica.js'
 export type { RestoredDisk, RestoreOptions, RestoreProgress } from './recovery/restore.js'
-export type { TestFailover, TestFailoverInfo } from './recovery/test-failover.js'
+export type { TestFailover } from './recovery/test-failover.js'
+export type { TestFailoverInfo } from './recovery/test-life.js'
+export type {
+  AdapterAddresses,
+  FailoverSettings,
+  FailoverSettingsInput,
+  RunnerSettings,
+} from './recovery/failover-settings.js'
+export { failoverSettingsJsonSchema, readFailoverSettings } from './recovery/failover-settings-file.js'
+export type { Handover } from './recovery/runner-handover.js'
+export type { MachineRun, RunInfo, StopOptions } from './recovery/runner.js'
 export type { PointView } from './recovery/view.js'
 export type { ReplicaOptions } from './replica.js'
 export { openReplica } from './replica.js'

@@ -22,8 +22,10 @@ import type {
   TargetRequest,
   VerbContext,
 } from './plan/targets.js'
+import { systemRandom } from './random.js'
 import type { RecoveryPointChoice } from './recovery/choice.js'
 import type { Replica } from './recovery/replica.js'
+import { environmentOf, type Handover, handoverOf } from './recovery/runner-handover.js'
 import type { TestFailover } from './recovery/test-failover.js'
 import { openReplica } from './replica.js'
 import { formatBytes, SECOND_MS } from './units.js'
@@ -216,6 +218,24 @@ class ReplicaTarget implements PlanTarget {
     return { point, lossSeconds, lossBytes: null, copyBytes: 0, reference: id }
   }
 
+  /** What the commands of the machine are told; without an address where somebody else exports the disks. */
+  async #handover(kind: PlanRunKind, key: string, address = ''): Promise<Handover> {
+    const { settings } = await this.#replica.failoverSettings()
+    const [test, info] = [this.#copies.get(key)?.test, await this.#replica.failoverInfo()]
+    const point = test?.info ?? info
+    const facts = {
+      kind: RUN_KIND[kind],
+      machine: this.#request.name,
+      replica: this.#replica.directory,
+      run: '',
+      point: { number: point?.pointNumber ?? 0, timeMs: point?.pointTimeMs ?? 0 },
+      address,
+      disks: [],
+      defaultName: test?.name ?? this.#request.name,
+    }
+    return handoverOf(settings, facts, systemRandom)
+  }
+
   async #exported({ key, reference = '' }: VerbContext): Promise<{ readonly address?: string }> {
     const copy = this.#copies.get(key)
     if (copy === undefined) {
@@ -230,24 +250,26 @@ class ReplicaTarget implements PlanTarget {
     return { address: copy.address }
   }
 
-  #run(
+  async #run(
     command: readonly string[],
     { kind, key, signal }: VerbContext,
     { address }: { readonly address?: string },
   ): Promise<{ readonly output: string }> {
     const { name, machine, directory } = this.#request
     const replica = this.#replica.directory
+    const handover = await this.#handover(kind, key, address)
     return runCommand({
       command,
       directory,
       environment: {
+        ...environmentOf(handover, key),
         SECONDSITE_MACHINE: name,
         SECONDSITE_KIND: kind,
         SECONDSITE_RUN: key.split('/')[0] ?? '',
         SECONDSITE_REPLICA: replica,
         ...(address === undefined ? {} : { SECONDSITE_NBD: address }),
       },
-      input: '',
+      input: JSON.stringify(handover),
       timeoutMs: machine.timeoutSeconds * SECOND_MS,
       clock: this.#clock,
       signal,
@@ -255,6 +277,9 @@ class ReplicaTarget implements PlanTarget {
     })
   }
 }
+
+/** A plan brings a machine home as it brought it away. */
+const RUN_KIND = { Test: 'Test', Planned: 'Planned', Unplanned: 'Unplanned', Failback: 'Planned' } as const
 
 function ignore(): void {
   // These commands are repeated without asking, as the verbs are; nobody has to know whether one still runs.

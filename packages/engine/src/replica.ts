@@ -56,31 +56,31 @@ export async function openReplica(options: ReplicaOptions): Promise<Replica> {
       const facts = { isInitialReplicationDone: true, ...(stateBefore ? { stateBefore } : {}) }
       return requireTransition('replica', state, trigger, facts, machine)
     },
-    applyReceived: () =>
-      asOwner(directory, clock, pool, step, async (applier) => {
-        await applier.applyReceived()
-      }),
-    letGo: async () => {
-      await asOwner(directory, clock, pool, step, (applier) => applier.expire())
-    },
+    applyReceived: () => applyReceived(directory, clock, pool, step),
   }
-  return new Replica(context, async () => {
+  const replica = new Replica(context, async () => {
     await pool.close()
     await store.close()
   })
+  try {
+    await replica.endExpiredTests()
+    return replica
+  } catch (error) {
+    await replica.close()
+    throw error
+  }
 }
 
 /** As the owner of the store for a moment. @returns false when another process is */
-async function asOwner(
+async function applyReceived(
   directory: string,
   clock: Clock,
   pool: WorkerPool,
   step: StepObserver,
-  action: (applier: ReplicaApplier) => Promise<void>,
 ): Promise<boolean> {
   try {
     await using store = ReplicaStore.open(directory, clock)
-    await action(new ReplicaApplier(store, replicaWork(pool, step), clock))
+    await new ReplicaApplier(store, replicaWork(pool, step), clock).applyReceived()
     return true
   } catch (error) {
     if (isSecondsiteError(error, 'STORE_IN_USE')) return false

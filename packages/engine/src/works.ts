@@ -7,12 +7,14 @@ import { fromSystemError } from './errors.js'
 import type { FrozenCuts } from './frozen-cuts.js'
 import type { ReplicaWork } from './apply/replica-work.js'
 import { digestListBytes } from './resync/compare.js'
-import type { NativeChurn, NativeSealedLog, NativeUndoSummary } from './native/index.js'
+import type { NativeSealedLog, NativeUndoSummary } from './native/index.js'
 import type { WorkerPool } from './pool/pool.js'
 import type { CompressionPolicy } from './pool/frame.js'
 import { transition } from './protection/machine.js'
 import type { PrimaryWork } from './protection/machine-context.js'
 import { toPairs } from './ranges.js'
+import { endExpiredTests } from './recovery/test-life.js'
+import { RecoveryStore } from './store/recovery-store.js'
 import { exportDisks } from './track/tracked-disk.js'
 
 /** Called with the name of a step just before it. */
@@ -115,8 +117,6 @@ export function replicaWork(pool: WorkerPool, step: StepObserver): ReplicaWork {
     saveUndo: async (imagePath, logPaths, place) => {
       await run('saveUndo', imagePath, [...logPaths], place)
     },
-    measureLogs: async (imagePath, logPaths) =>
-      (await run('measureLogs', imagePath, [...logPaths])) as NativeChurn,
     undoPoints: async (undoDirectory) => {
       const { points } = (await run('undoSummary', undoDirectory, false)) as NativeUndoSummary
       return points.map(({ point }) => point)
@@ -132,6 +132,10 @@ export function replicaWork(pool: WorkerPool, step: StepObserver): ReplicaWork {
     },
     dropPointsBefore: async (undoDirectory, point) => {
       await run('dropPointsBefore', undoDirectory, point)
+    },
+    endExpiredTests: async (store, clock) => {
+      const { directory } = store
+      await endExpiredTests({ directory, recovery: new RecoveryStore(store, clock), clock })
     },
     applyLogs: async (imagePath, logPaths) => {
       await run('applyLogs', imagePath, [...logPaths], true)

@@ -7,8 +7,9 @@
  */
 
 import { join } from 'node:path'
-import { type ErrorDetails, SecondsiteError } from '../errors.js'
+import { SecondsiteError } from '../errors.js'
 import type { Receipt, ReplicaDisk } from '../store/replica-schema.js'
+import { lastTestFailoverMs } from '../store/recovery-store.js'
 import type { ReplicaStore } from '../store/replica-store.js'
 import type { Channel } from '../transport/channel.js'
 import {
@@ -16,7 +17,6 @@ import {
   errorMessage,
   type HeaderOf,
   message,
-  NOTICES_MAX,
   PROTOCOL_VERSION,
 } from '../transport/messages.js'
 import { IncomingLog } from './incoming-log.js'
@@ -92,7 +92,7 @@ export class ReplicaSession {
       throw protocolError(`version ${hello.protocolVersion} is not spoken here, only ${PROTOCOL_VERSION}`)
     }
     await this.#applying // A later hello tells of disks that have grown.
-    const { relationshipId, machine, fencingNumber, recovery } = hello
+    const { relationshipId, machine, fencingNumber, recovery, failoverSettings } = hello
     const disks = hello.disks.map(({ diskId, name, sizeBytes }) => {
       return {
         diskId,
@@ -104,7 +104,8 @@ export class ReplicaSession {
       }
     })
     const recoveryJson = recovery ? JSON.stringify(recovery) : null
-    await this.#store.claim({ relationshipId, machine, fencingNumber, recoveryJson, disks })
+    const claim = { relationshipId, machine, fencingNumber, recoveryJson, disks }
+    await this.#store.claim({ ...claim, failoverSettingsJson: failoverSettings })
     const claimed = new Set(disks.map(({ diskId }) => diskId))
     // The image of a disk that has left is its owner's business.
     for (const disk of await this.#store.disks()) if (claimed.has(disk.diskId)) await this.#ensureImage(disk)
@@ -112,22 +113,9 @@ export class ReplicaSession {
     if (applied?.kind === 'delta') await this.#caughtUp()
     await this.#applier.cleanApplied()
     this.#isOpen = true
-    await this.#telling(async (notices) => {
-      const welcome = { key: hello.key, protocolVersion: PROTOCOL_VERSION, notices }
-      await this.#channel.send(message('welcome', { ...welcome, ...(await this.#position()) }))
-    })
-  }
-
-  /** Sends what was not told yet with a message; what was sent and lost stays in the store's list. */
-  async #telling(send: (notices: HeaderOf<'welcome'>['notices']) => Promise<void>): Promise<void> {
-    const { insight } = this.#applier
-    // The message is what matters; what cannot be read or marked now is told with the next.
-    const rows = (await insight.untoldNotices().catch(() => [])).slice(0, NOTICES_MAX)
-    const notices = rows.map(({ code, timeMs, detailsJson }) => {
-      return { code, timeMs, details: JSON.parse(detailsJson) as ErrorDetails }
-    })
-    await send(notices)
-    await insight.markTold(rows.map(({ noticeId }) => noticeId)).catch(() => {})
+    await this.#channel.send(
+      message('welcome', { key: hello.key, protocolVersion: PROTOCOL_VERSION, ...(await this.#position()) }),
+    )
   }
 
   /**
@@ -156,6 +144,7 @@ export class ReplicaSession {
         logId: log.logId,
         durableBytes: log.logDurableBytes + log.indexDurableBytes,
       })),
+      lastTestFailoverMs: await lastTestFailoverMs(this.#store),
     }
   }
 
@@ -168,7 +157,6 @@ export class ReplicaSession {
     const logs = begin.logs.map((log) => {
       const { log: path, index: indexPath } = this.#applier.spool.paths(cycleNumber, log.logId)
       const { logId, diskId, previousLogId, logSizeBytes, indexSizeBytes } = log
-      const isCoalesced = log.isCoalesced ? 1 : 0
       const sizes = { logSizeBytes, indexSizeBytes }
       return {
         logId,
@@ -179,7 +167,6 @@ export class ReplicaSession {
         state: 'spooling' as const,
         path,
         indexPath,
-        isCoalesced,
         ...sizes,
       }
     })
@@ -286,7 +273,8 @@ export class ReplicaSession {
       const applied = await this.#applier.applyReceived()
       if (applied?.kind === 'delta') await this.#caughtUp()
       if (applied) await this.#tellApplied(applied)
-      if (applied) await this.#applier.expire()
+      // Beside the conversation: a failure costs room, not data, and the next shipment tries again.
+      if (applied) await this.#applier.expire().catch(() => {})
     } catch (error) {
       this.#applyFailure = error as Error
       await this.#channel.send(errorMessage(error)).catch(() => {})
@@ -307,9 +295,7 @@ export class ReplicaSession {
   }
 
   #tellApplied({ cycleNumber: key, cutTimeMs }: Receipt): Promise<void> {
-    const send = (notices: HeaderOf<'applied'>['notices']): Promise<void> =>
-      this.#channel.send(message('applied', { key, cutTimeMs, notices }))
-    return this.#telling(send).catch(() => {})
+    return this.#channel.send(message('applied', { key, cutTimeMs })).catch(() => {})
   }
 
   async #digests(request: HeaderOf<'digest-request'>): Promise<void> {

@@ -2,9 +2,11 @@
  * What the replica side has done by workers and by the file system, as a parameter, so that a test can make it fail.
  */
 
-import type { DigestAlgorithm, NativeChurn } from '../native/types.js'
+import type { Clock } from '../clock.js'
+import type { DigestAlgorithm } from '../native/types.js'
 import type { ByteRange } from '../ranges.js'
 import type { ReplicationState } from '../states.js'
+import type { ReplicaStore } from '../store/replica-store.js'
 import type { SpoolPaths } from './spool.js'
 
 /** What the replica sees of the primary's state. */
@@ -49,8 +51,6 @@ export interface ReplicaWork {
   verifyLog(paths: SpoolPaths, diskSizeBytes: number): Promise<void>
   /** Saves, durably, what logs will overwrite of an image and the point does not hold yet. */
   saveUndo(imagePath: string, logPaths: readonly string[], place: UndoPlace): Promise<void>
-  /** Measures what verified logs will bring to an image. */
-  measureLogs(imagePath: string, logPaths: readonly string[]): Promise<NativeChurn>
   /** Points that files in an undo folder belong to, ascending. */
   undoPoints(undoDirectory: string): Promise<number[]>
   /** Points of an undo folder with a view that is open in some process. */
@@ -61,6 +61,8 @@ export interface ReplicaWork {
   compactPoint(place: UndoPlace): Promise<void>
   /** Deletes what leads back to points older than this. */
   dropPointsBefore(undoDirectory: string, point: number): Promise<void>
+  /** Ends test failovers whose lifetime has passed and whose process has died. */
+  endExpiredTests(store: ReplicaStore, clock: Clock): Promise<void>
   /** Writes the entries of verified logs to an image, in order, and syncs it. */
   applyLogs(imagePath: string, logPaths: readonly string[]): Promise<void>
   /** 16 bytes a chunk. */

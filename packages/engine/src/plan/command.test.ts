@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { systemClock } from '../clock.js'
 import { type CommandCall, OUTPUT_BYTES_MAX, runCommand } from './command.js'
-import { identityOf, isSameProcess } from './process-identity.js'
+import { identityOf, isSameProcess } from '../process-identity.js'
 
 let folder = ''
 

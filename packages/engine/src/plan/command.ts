@@ -12,7 +12,7 @@ import type { Clock } from '../clock.js'
 import { abortedError, SecondsiteError, throwIfAborted } from '../errors.js'
 import { SECOND_MS } from '../units.js'
 import type { SpawnedProcess } from './run-view.js'
-import { identityOf } from './process-identity.js'
+import { identityOf } from '../process-identity.js'
 
 /** Bytes of output that are kept, the last ones. */
 export const OUTPUT_BYTES_MAX = 8192

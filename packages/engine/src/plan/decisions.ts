@@ -8,7 +8,7 @@
 
 import { SecondsiteError } from '../errors.js'
 import type { StepDecision } from './journal-entries.js'
-import { isSameProcess } from './process-identity.js'
+import { isSameProcess } from '../process-identity.js'
 import { isError, isFinished, type RunView, type StepView, withEntry } from './run-view.js'
 import { isRepeatable, stopsAtErrors } from './steps.js'
 

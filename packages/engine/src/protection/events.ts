@@ -68,8 +68,11 @@ export const EVENTS = {
   quiesceFailed: [40031, 'warning', 'applications could not be held at rest; the cut was crash-consistent'],
   thawFailed: [40032, 'error', 'what was frozen for a cut could not be thawed; somebody must act'],
   thawedLate: [40033, 'warning', 'what processes that died had left frozen was thawed'],
-  encryptionSuspected: [40050, 'warning', 'data looks as if it was being encrypted in place'],
-  expiryFailed: [40051, 'warning', 'the replica could not let go of recovery points or kept logs'],
+  testFailoverDue: [
+    40050,
+    'warning',
+    'no test failover was made for long: nobody knows whether the replica starts',
+  ],
 } as const satisfies Record<string, readonly [number, EventLevel, string]>
 
 /** Name of an event. */
@@ -118,6 +121,17 @@ export class EventLog {
     const query = machine === undefined ? all : all.where('machine', '=', machine)
     const rows = await query.orderBy('eventId', 'desc').limit(countMax).execute()
     return rows.toReversed().map(eventOf)
+  }
+
+  /** The newest event of one kind; undefined when none is kept. */
+  async newest(
+    { machineId }: { readonly machineId: string },
+    event: EventName,
+  ): Promise<MachineEvent | undefined> {
+    const [id] = EVENTS[event]
+    const query = this.#store.db.selectFrom('events').selectAll().where('machineId', '=', machineId)
+    const row = await query.where('id', '=', id).orderBy('eventId', 'desc').limit(1).executeTakeFirst()
+    return row && eventOf(row)
   }
 
   async #prune(newest: number): Promise<void> {

@@ -1,15 +1,16 @@
 /**
  * The primary's part of a planned failover: nobody writes any more, and the replica holds everything.
  *
- * Exports end first, unless a client is connected. Then cycles run until one begins with nothing to send and nothing was
- * written since; its cut is the planned point. The digests of both sides prove that nothing is lost.
+ * Exports end first, unless a client is connected. Then cycles run until one ends with nothing written since. The planned
+ * cut is the one behind it, and it is at this cut that both sides are read and compared: what the replica shows as its newest
+ * point is what the digests prove.
  */
 
 import { SecondsiteError } from '../errors.js'
 import type { MachineContext } from './machine-context.js'
 import type { MachineRecord } from './machine-record.js'
 import type { JobOptions, ReplicationWork } from './replication-work.js'
-import { crashConsistentCut, type CutPoint } from './shipping.js'
+import { crashConsistentCut, type CutPoint, type MakeCut } from './shipping.js'
 
 /** Options of `prepareFailover`. */
 export interface PrepareOptions extends JobOptions {
@@ -38,22 +39,35 @@ export async function prepareFailover(
 ): Promise<PrepareReport> {
   record.require(['Replicating'], 'prepareFailover')
   for (const disk of context.disks) await disk.endExports()
-  const { cutTimeMs, sentBytes } = await sendRest(context, work, options)
-  const provenBytes = options.verify === false ? 0 : await prove(context, work, options)
+  const report =
+    options.verify === false
+      ? { ...(await sendRest(context, work, options, plannedCut)), provenBytes: 0 }
+      : await sendAndProve(context, work, options)
   if (isWritten(context)) throw running(context, 'something was written after the last cut')
   await context.work.step('prepare.before-moving')
   await record.transit('prepareFailover')
-  return { cutTimeMs, sentBytes, provenBytes }
+  return report
+}
+
+/** What is still written comes to its end first, so that little is read twice. */
+async function sendAndProve(
+  context: MachineContext,
+  work: ReplicationWork,
+  options: PrepareOptions,
+): Promise<PrepareReport> {
+  const { sentBytes } = await sendRest(context, work, options, crashConsistentCut)
+  return { ...(await prove(context, work, options)), sentBytes }
 }
 
 async function sendRest(
   context: MachineContext,
   work: ReplicationWork,
   options: PrepareOptions,
+  makeCut: MakeCut,
 ): Promise<{ cutTimeMs: number; sentBytes: number }> {
   let sentBytes = 0
   for (let count = 0; count < CYCLE_COUNT_MAX; count += 1) {
-    const report = await work.cycle({ ...options, applicationConsistent: false }, plannedCut)
+    const report = await work.cycle({ ...options, applicationConsistent: false }, makeCut)
     sentBytes += report.sentBytes
     if (!isWritten(context)) return { cutTimeMs: report.cutTimeMs, sentBytes }
   }
@@ -69,9 +83,10 @@ async function prove(
   context: MachineContext,
   work: ReplicationWork,
   options: PrepareOptions,
-): Promise<number> {
-  const { equal } = await work.verify(options)
-  if (equal) return context.disks.reduce((total, disk) => total + disk.sizeBytes, 0)
+): Promise<{ cutTimeMs: number; provenBytes: number }> {
+  const { equal, cutTimeMs } = await work.verify(options, plannedCut)
+  const provenBytes = context.disks.reduce((total, disk) => total + disk.sizeBytes, 0)
+  if (equal) return { cutTimeMs, provenBytes }
   throw new SecondsiteError('DIGEST_MISMATCH', {
     message: `the replica of ${context.name} is not what its disks are`,
     details: { machine: context.name },

@@ -41,6 +41,27 @@ describe('health', () => {
     expect(found({ state: 'Disabled', errorCode: 'TRANSPORT_FAILED' })).toEqual(['NotApplicable', []])
   })
 
+  const DAY = 24 * 60 * MINUTE
+  const young = { createdMs: 0, testFailoverReminderDays: 180, lastReceivedMs: null }
+  it.each([
+    ['of which the replica has not said', { lastTestFailoverMs: undefined, nowMs: 400 * DAY }, []],
+    ['that was never made, on the last day', { lastTestFailoverMs: null, nowMs: 180 * DAY - 1 }, []],
+    ['that was never made, too late', { lastTestFailoverMs: null, nowMs: 180 * DAY }, ['TEST_FAILOVER_DUE']],
+    ['that was made in time', { lastTestFailoverMs: 250 * DAY, nowMs: 400 * DAY }, []],
+    [
+      'that was made too long ago',
+      { lastTestFailoverMs: 200 * DAY, nowMs: 400 * DAY },
+      ['TEST_FAILOVER_DUE'],
+    ],
+    [
+      'that nobody is to be reminded of',
+      { lastTestFailoverMs: null, nowMs: 400 * DAY, testFailoverReminderDays: 0 },
+      [],
+    ],
+  ] as const)('knows a test failover %s', (_what, changes, codes) => {
+    expect(found({ ...young, ...changes })).toEqual([codes.length > 0 ? 'Warning' : 'Normal', [...codes]])
+  })
+
   it.each([
     [
       'a resync owed',

@@ -7,7 +7,7 @@
 
 import type { JsonValue } from '../errors.js'
 import type { ReplicationHealth, ReplicationState, Side } from '../states.js'
-import { formatDuration, HOUR_MS, MINUTE_MS, SECOND_MS } from '../units.js'
+import { DAY_MS, formatDuration, HOUR_MS, MINUTE_MS, SECOND_MS } from '../units.js'
 import { averageLatencyMs, type Counters, missedPercent } from './statistics.js'
 
 /** Missed cycles above this share, in percent, are a warning. */
@@ -31,6 +31,12 @@ export interface HealthFacts {
   readonly uncopiedDiskCount?: number
   /** Code of the error that keeps the primary from sending; null when it sends. */
   readonly errorCode: string | null
+  /** When the machine was protected; with it, or with the last test failover, the reminder of the next one begins. */
+  readonly createdMs?: number
+  /** Null before the first test failover; undefined where the replica has not said. */
+  readonly lastTestFailoverMs?: number | null | undefined
+  /** Days without a test failover that are too many; 0, the default, for any number. */
+  readonly testFailoverReminderDays?: number
 }
 
 /** One rule that holds. */
@@ -63,8 +69,7 @@ export type HealthCode =
   | 'LATENCY_HIGH'
   | 'LOGS_COALESCED'
   | 'QUIESCE_FAILED'
-  | 'ENCRYPTION_SUSPECTED'
-  | 'EXPIRY_FAILED'
+  | 'TEST_FAILOVER_DUE'
 
 type Finding = Omit<HealthDetail, 'code'>
 type Rule = (facts: HealthFacts) => Finding | null
@@ -89,8 +94,7 @@ const RULES: readonly (readonly [HealthCode, Rule])[] = [
   ['LATENCY_HIGH', latencyHigh],
   ['LOGS_COALESCED', logsCoalesced],
   ['QUIESCE_FAILED', quiesceFailed],
-  ['ENCRYPTION_SUSPECTED', encryptionSuspected],
-  ['EXPIRY_FAILED', expiryFailed],
+  ['TEST_FAILOVER_DUE', testFailoverDue],
 ]
 
 const ORDER: readonly ReplicationHealth[] = ['NotApplicable', 'Normal', 'Warning', 'Critical']
@@ -197,16 +201,18 @@ function quiesceFailed(facts: HealthFacts): Finding | null {
   return { health: 'Warning', params: { count }, text }
 }
 
-function encryptionSuspected(facts: HealthFacts): Finding | null {
-  const { encryptionSuspectedCount: count } = facts.counters
-  if (count === 0) return null
-  const text = 'data looks as if it was being encrypted in place: look at the recovery points before it'
-  return { health: 'Warning', params: { count }, text }
-}
-
-function expiryFailed(facts: HealthFacts): Finding | null {
-  const { expiryFailureCount: count } = facts.counters
-  if (count === 0) return null
-  const text = 'the replica could not let go of recovery points or kept logs: its disk may fill'
-  return { health: 'Warning', params: { count }, text }
+/** A machine of which nobody knows whether it comes up at the other site looks protected, and may not be. */
+function testFailoverDue(facts: HealthFacts): Finding | null {
+  const { lastTestFailoverMs, createdMs, testFailoverReminderDays = 0 } = facts
+  if (lastTestFailoverMs === undefined || createdMs === undefined || testFailoverReminderDays === 0)
+    return null
+  const sinceMs = lastTestFailoverMs ?? createdMs
+  const days = Math.floor((facts.nowMs - sinceMs) / DAY_MS)
+  if (days < testFailoverReminderDays) return null
+  const params = { days, lastTestFailoverMs, limitDays: testFailoverReminderDays }
+  const text =
+    lastTestFailoverMs === null
+      ? `no test failover was ever made, ${days} days after the machine was protected`
+      : `the last test failover was made ${days} days ago`
+  return { health: 'Warning', params, text }
 }

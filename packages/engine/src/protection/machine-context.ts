@@ -97,6 +97,8 @@ export interface MachineContext {
   /** Disks whose first copy is not behind them, by their ids; no cut holds for them yet. */
   readonly copies: Map<string, CopyState>
   policy: Policy
+  /** When the replica's last test failover began, as it said last; null before the first, undefined where it has not said. */
+  lastTestFailoverMs?: number | null | undefined
   /** Null for a machine by itself. */
   group: GroupMembership | null
   readonly store: StateStore

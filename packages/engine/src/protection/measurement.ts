@@ -31,6 +31,8 @@ export interface Measurement {
   readonly lastAppliedMs: number | null
   /** Unix milliseconds of the newest application-consistent cut that the images have shown; null before the first. */
   readonly lastApplicationConsistentCutMs: number | null
+  /** Unix milliseconds at which the last test failover began; null before the first, or before the replica was reached. */
+  readonly lastTestFailoverMs: number | null
   /** What a failover now would lose, in milliseconds: since the newest applied cut. Null before the first. */
   readonly lossMs: number | null
   /** The same in bytes of log that the replica does not hold. */
@@ -83,6 +85,9 @@ export function measure(
     resyncReason: row.resyncReason,
     uncopiedDiskCount: context.copies.size,
     errorCode: error?.code ?? null,
+    createdMs: row.createdMs,
+    lastTestFailoverMs: context.lastTestFailoverMs,
+    testFailoverReminderDays: context.policy.testFailoverReminderDays,
   })
   return {
     machine: context.name,
@@ -96,6 +101,7 @@ export function measure(
     lastReceivedMs: row.lastReceivedMs,
     lastAppliedMs: row.lastAppliedMs,
     lastApplicationConsistentCutMs: row.lastApplicationConsistentCutMs,
+    lastTestFailoverMs: context.lastTestFailoverMs ?? null,
     lossMs: row.lastAppliedCutMs === null ? null : nowMs - row.lastAppliedCutMs,
     pendingBytes: disks.reduce((total, disk) => total + disk.logBytes, 0),
     resyncReason: row.resyncReason,

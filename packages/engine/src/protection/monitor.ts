@@ -8,7 +8,7 @@
 import { MINUTE_MS, DAY_MS } from '../units.js'
 import type { ReplicationHealth } from '../states.js'
 import type { Statistics } from '../store/state-schema.js'
-import { worstHealth } from './health.js'
+import { type HealthDetail, worstHealth } from './health.js'
 import { type Histogram, merge, percentile, record } from './histogram.js'
 import type { MachineContext } from './machine-context.js'
 import type { Policy } from './policy.js'
@@ -33,6 +33,8 @@ export class Monitor {
   #rpo: Histogram
   #pastRpo: Histogram
   #health: ReplicationHealth = 'Normal'
+  /** When somebody was reminded of a test failover last; undefined until that was looked up. */
+  #remindedMs: number | undefined
 
   private constructor(context: MachineContext, row: Statistics, past: readonly Statistics[]) {
     this.#context = context
@@ -113,6 +115,17 @@ export class Monitor {
     this.#health = health
     if (health === before || worstHealth([health, before]) === before) return
     await this.#context.events.raise(this.#context, 'healthWarning', { health, codes })
+  }
+
+  /** Tells that a test failover is due, once in so many days as it may be late; also across processes. */
+  async remindOfTest(finding: HealthDetail | undefined): Promise<void> {
+    if (finding === undefined) return
+    const { events, clock, policy } = this.#context
+    const sinceMs = clock.nowMs() - policy.testFailoverReminderDays * DAY_MS
+    this.#remindedMs ??= (await events.newest(this.#context, 'testFailoverDue'))?.timeMs ?? -Infinity
+    if (this.#remindedMs > sinceMs) return
+    this.#remindedMs = clock.nowMs()
+    await events.raise(this.#context, 'testFailoverDue', finding.params)
   }
 
   async #save(): Promise<void> {

@@ -33,6 +33,8 @@ describe('parsePolicy', () => {
       rpoThresholdMinutes: 60,
       applicationConsistentSnapshotFrequencyInHours: 0,
       quiesce: null,
+      failoverSettings: null,
+      testFailoverReminderDays: 180,
     })
   })
 

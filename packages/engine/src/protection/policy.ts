@@ -8,6 +8,7 @@
 import { z } from 'zod'
 import { type JsonValue, SecondsiteError } from '../errors.js'
 import { quiesceSchema } from '../quiesce/settings.js'
+import { failoverSettingsSchema } from '../recovery/failover-settings.js'
 import { KIB, MIB } from '../units.js'
 
 /** Intervals of the original, in seconds; others are allowed. */
@@ -134,6 +135,10 @@ const settingsSchema = z.strictObject({
   applicationConsistentSnapshotFrequencyInHours: whole(0, 12, 0, 'hours'),
   /** How applications are brought to rest for such a cut; default null, not at all. */
   quiesce: quiesceSchema.nullable().default(null),
+  /** What a failover needs besides disks; kept with the replica. Default null, nothing. */
+  failoverSettings: failoverSettingsSchema.nullable().default(null),
+  /** Days without a test failover after which health is Warning and somebody is reminded, 0 to 3660; 0 for never. Default 180. */
+  testFailoverReminderDays: whole(0, 3660, 180, 'days'),
 })
 
 const policySchema = settingsSchema.refine(

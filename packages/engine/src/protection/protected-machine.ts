@@ -440,6 +440,7 @@ export class ProtectedMachine {
         health,
         healthDetails.map(({ code }) => code),
       )
+      await this.#monitor.remindOfTest(healthDetails.find(({ code }) => code === 'TEST_FAILOVER_DUE'))
     } catch (error) {
       if (asSecondsiteError(error).code !== 'ABORTED') await this.#work.failed(asSecondsiteError(error))
     }

@@ -10,8 +10,6 @@ import { Link } from '../transport/link.js'
 import type { MachineContext } from './machine-context.js'
 
 export type Welcome = HeaderOf<'welcome'>
-/** What happened at the replica, as it tells with other messages. */
-export type Notice = Welcome['notices'][number]
 
 /** An open conversation. */
 export interface Conversation {
@@ -21,9 +19,6 @@ export interface Conversation {
   nextKey(): number
   /** Tells the replica the sizes of disks that have grown since it was told, before a log of their new ranges comes. */
   tellSizes(): Promise<void>
-  /** What the replica has told of itself so far. */
-  readonly notices: readonly Notice[]
-  noted(notices: readonly Notice[]): void
 }
 
 /**
@@ -43,17 +38,15 @@ export async function withReplica<Result>(
     const nextKey = (): number => (key += 1)
     let told = sizesOf(context)
     const welcome = await greet(context, link, nextKey(), signal)
-    const notices: Notice[] = [...welcome.notices]
-    const noted = (more: readonly Notice[]): void => void notices.push(...more)
     await refuseOlder(context, welcome)
     await refuseNewer(context, welcome)
     const tellSizes = async (): Promise<void> => {
       const sizes = sizesOf(context)
       if (sizes.every((sizeBytes, index) => sizeBytes === told[index])) return
       told = sizes
-      noted((await greet(context, link, nextKey(), signal)).notices)
+      await greet(context, link, nextKey(), signal)
     }
-    return await action({ link, welcome, nextKey, tellSizes, notices, noted })
+    return await action({ link, welcome, nextKey, tellSizes })
   } finally {
     await link.close()
   }
@@ -131,7 +124,11 @@ async function greet(
   welcome.catch(() => {}) // Awaited below; until then a failed send is the one to tell.
   const { recoveryPoints, recoveryPointIntervalSeconds, retention, keepEveryWrite } = context.policy
   const recovery = { recoveryPoints, recoveryPointIntervalSeconds, retention, keepEveryWrite }
+  const { failoverSettings: given } = context.policy
+  const failoverSettings = given === null ? null : JSON.stringify(given)
   const hello = { key, protocolVersion: PROTOCOL_VERSION, relationshipId, fencingNumber, disks, recovery }
-  await link.send(message('hello', { ...hello, machine: context.name }), signal)
-  return (await welcome).header
+  await link.send(message('hello', { ...hello, failoverSettings, machine: context.name }), signal)
+  const { header } = await welcome
+  context.lastTestFailoverMs = header.lastTestFailoverMs
+  return header
 }

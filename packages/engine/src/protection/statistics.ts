@@ -22,10 +22,6 @@ export interface Counters {
   readonly thresholdCoalesceCount: number
   /** Cuts that were to be application-consistent and are not. */
   readonly applicationConsistentFailureCount: number
-  /** Times at which data began to look as if it was being encrypted. */
-  readonly encryptionSuspectedCount: number
-  /** Times at which the replica could not let go of recovery points or kept logs. */
-  readonly expiryFailureCount: number
 }
 
 /** What an interval starts with. */
@@ -40,8 +36,6 @@ export const ZERO_COUNTERS: Counters = {
   replicationLatencyMsMax: 0,
   thresholdCoalesceCount: 0,
   applicationConsistentFailureCount: 0,
-  encryptionSuspectedCount: 0,
-  expiryFailureCount: 0,
 }
 
 /** Something that is counted. */
@@ -51,8 +45,6 @@ export type Counted =
   | { readonly kind: 'failure'; readonly isNetwork: boolean }
   | { readonly kind: 'coalesced' }
   | { readonly kind: 'quiesce-failure' }
-  | { readonly kind: 'suspicion' }
-  | { readonly kind: 'expiry-failure' }
 
 /** The counters after `event`. */
 export function count(counters: Counters, event: Counted): Counters {
@@ -67,10 +59,6 @@ export function count(counters: Counters, event: Counted): Counters {
       const { applicationConsistentFailureCount } = counters
       return { ...counters, applicationConsistentFailureCount: applicationConsistentFailureCount + 1 }
     }
-    case 'suspicion':
-      return { ...counters, encryptionSuspectedCount: counters.encryptionSuspectedCount + 1 }
-    case 'expiry-failure':
-      return { ...counters, expiryFailureCount: counters.expiryFailureCount + 1 }
     case 'failure':
       return {
         ...counters,

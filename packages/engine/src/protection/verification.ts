@@ -13,7 +13,7 @@ import type { MachineContext } from './machine-context.js'
 import { copiedDisks } from './membership.js'
 import type { ProgressMeter } from './progress.js'
 import type { Conversation } from './replica-link.js'
-import { queueCut, shipQueue } from './shipping.js'
+import { crashConsistentCut, type MakeCut, queueCut, shipQueue } from './shipping.js'
 
 /** Looks at chunks that are being written, at most; what still moves then counts as unsettled. */
 const LOOKS_MAX = 5
@@ -39,6 +39,8 @@ export interface DiskVerification {
 /** What verify found. */
 export interface VerifyReport {
   readonly equal: boolean
+  /** Unix milliseconds of the newest cut at which both sides were compared; the replica shows it. */
+  readonly cutTimeMs: number
   readonly comparedBytes: number
   readonly differentBytes: number
   readonly digests: readonly DiskVerification[]
@@ -53,26 +55,31 @@ interface Looked {
   readonly replicaDigest: string
 }
 
-/** Compares all disks of a machine that its cuts hold for with their replicas. */
+/**
+ * Compares all disks of a machine that its cuts hold for with their replicas.
+ * @param makeCut - makes the cuts at which they are compared
+ */
 export async function runVerify(
   context: MachineContext,
   conversation: Conversation,
   meter: ProgressMeter,
   signal?: AbortSignal,
+  makeCut: MakeCut = crashConsistentCut,
 ): Promise<VerifyReport> {
-  await queueCut(context)
-  await shipQueue(context, conversation, meter, signal)
+  await queueCut(context, {}, makeCut)
+  let { cutTimeMs } = await shipQueue(context, conversation, meter, signal)
   const looked: Looked[] = []
   for (const disk of copiedDisks(context))
     looked.push(await firstLook(context, conversation, disk, meter, signal))
   for (let look = 1; look < LOOKS_MAX && looked.some((one) => one.unsettled.length > 0); look += 1) {
-    await queueCut(context)
-    await shipQueue(context, conversation, meter, signal)
+    await queueCut(context, {}, makeCut)
+    cutTimeMs = (await shipQueue(context, conversation, meter, signal)).cutTimeMs
     for (const one of looked) await lookAgain(context, conversation, one, signal)
   }
   const digests = looked.map(reportOf)
   return {
     equal: digests.every((disk) => disk.isEqual),
+    cutTimeMs,
     comparedBytes: digests.reduce((total, disk) => total + disk.comparedBytes, 0),
     differentBytes: digests.reduce((total, disk) => total + disk.differentBytes, 0),
     digests,

@@ -32,8 +32,7 @@ export async function diffPoints(
   return differences
 }
 
-/** Ranges of one disk that were overwritten after point `from` and until point `to`, -1 for the image as it stands. */
-export async function changedRanges(
+async function changedRanges(
   context: RecoveryContext,
   undoDirectory: string,
   from: number,

@@ -15,9 +15,11 @@ import type { ReplicationState } from '../states.js'
 import type { FailoverKind, FailoverRow } from '../store/recovery-schema.js'
 import { NbdExport, type NbdOptions } from '../track/nbd-export.js'
 import { TrackedDisk } from '../track/tracked-disk.js'
-import { type ChosenState, type KeptWrite, timeOf } from './choice.js'
+import type { StateInTime } from './choice.js'
 import { identityOf, type RecoveryContext } from './context.js'
 import { RecoveryDevice } from './device.js'
+import { MachineRun, type StopOptions } from './runner.js'
+import { FAILOVER_RUN } from './runner-record.js'
 import { applyKept, viewOf } from './view.js'
 
 /** A failover that has begun. */
@@ -39,6 +41,7 @@ export class Failover implements AsyncDisposable {
   readonly #context: RecoveryContext
   readonly #below: readonly RecoveryDevice[]
   readonly #exports = new Set<NbdExport>()
+  #run: MachineRun | undefined
   #isClosed = false
 
   private constructor(context: RecoveryContext, row: FailoverRow, opened: OpenedLayers) {
@@ -63,14 +66,35 @@ export class Failover implements AsyncDisposable {
     return nbd
   }
 
+  /**
+   * Exports its disks and starts the machine from them, as the failover settings say; one that a process which died has left
+   * running is taken up. It shuts down when the failover is closed.
+   * @param options.listen - where they are exported; default a socket in the folder of the run
+   * @throws {FAILOVER_SETTINGS_INVALID, RUNNER_NOT_FOUND, RUNNER_FAILED, RUNNER_DOMAIN_UNFIT} and those of {@link exportNbd}
+   */
+  async run({ listen }: { readonly listen?: string | undefined } = {}): Promise<MachineRun> {
+    const { kind, pointNumber: number, pointTimeMs: timeMs } = this.row
+    const { machine: defaultName } = await identityOf(this.#context)
+    const named = { runId: FAILOVER_RUN, kind, defaultName, point: { number, timeMs } }
+    const exportNbd = (options: NbdOptions): Promise<NbdExport> => this.exportNbd(options)
+    this.#run = await MachineRun.start(this.#context, { ...named, disks: this.disks, exportNbd, listen })
+    return this.#run
+  }
+
+  /** Stops the machine that {@link run} has started; without one it does nothing. @throws {RUNNER_STOP_FAILED} */
+  async stopRun(options: StopOptions = {}): Promise<void> {
+    await this.#run?.stop(options)
+  }
+
   /** The images hold everything: its point is not read any more. */
   async leavePoint(): Promise<void> {
     for (const view of this.#below) await view.close()
   }
 
-  /** Closes its disks in order; the failover stays. Calling it again does nothing. */
+  /** Shuts its machine down and closes its disks in order; the failover stays. Calling it again does nothing. */
   async close(): Promise<void> {
     if (this.#isClosed) return
+    await this.#run?.stop()
     this.#isClosed = true
     for (const nbd of this.#exports) await nbd.close()
     for (const disk of this.disks) await disk.close()
@@ -104,7 +128,7 @@ async function openLayers(context: RecoveryContext, row: FailoverRow, isNew: boo
       const directory = join(folderOf(context), disk.name)
       const layer = await RecoveryDevice.overlay(base, disk.imagePath, directory, context.pool)
       opened.layers.push(layer)
-      if (isNew && row.untilNs !== null) await applyKept(context, layer, chosenOf(row))
+      if (isNew && row.untilNs !== null) await applyKept(context, layer, row.pointNumber, BigInt(row.untilNs))
       opened.disks.push(await TrackedDisk.openOver(layer, trackingDirectory, context.pool))
     }
     return opened
@@ -115,38 +139,21 @@ async function openLayers(context: RecoveryContext, row: FailoverRow, isNew: boo
   }
 }
 
-/** What a row says of the chosen state. */
-export function rowOf(chosen: ChosenState) {
-  const { state, untilNs, untilWrite } = chosen
-  return {
-    pointNumber: state.number,
-    untilNs: untilNs === undefined ? null : String(untilNs),
-    untilWriteJson: untilWrite === undefined ? null : JSON.stringify(untilWrite),
-    pointTimeMs: timeOf(chosen),
-  }
-}
-
-/** The chosen state of a row; of its point the number is all that is needed. */
-function chosenOf({ pointNumber, pointTimeMs, untilNs, untilWriteJson }: FailoverRow): ChosenState {
-  return {
-    state: { number: pointNumber, kind: 'crash-consistent', cutTimeMs: pointTimeMs, isLatest: false },
-    ...(untilNs === null ? {} : { untilNs: BigInt(untilNs) }),
-    ...(untilWriteJson === null ? {} : { untilWrite: JSON.parse(untilWriteJson) as KeptWrite }),
-  }
-}
-
 /** Begins a failover: from here on nothing of the primary is taken. @throws {INVALID_STATE} */
 export async function beginFailover(
   context: RecoveryContext,
   kind: FailoverKind,
-  chosen: ChosenState,
+  state: StateInTime,
+  untilNs: bigint | undefined,
 ): Promise<FailoverRow> {
   const { machine, state: from } = await identityOf(context)
   const to = context.next(from, 'startFailover', machine)
   const row: FailoverRow = {
     onlyRow: 1,
     kind,
-    ...rowOf(chosen),
+    pointNumber: state.number,
+    untilNs: untilNs === undefined ? null : String(untilNs),
+    pointTimeMs: untilNs === undefined ? state.cutTimeMs : Number(untilNs / 1_000_000n),
     startedMs: context.clock.nowMs(),
     stateBefore: from,
     committedMs: null,

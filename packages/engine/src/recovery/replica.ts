@@ -9,25 +9,22 @@
 import { SecondsiteError } from '../errors.js'
 import type { ReplicationState } from '../states.js'
 import type { FailoverKind } from '../store/recovery-schema.js'
-import { type AroundOptions, findWrite, readAround, type WritesAround } from './around.js'
-import {
-  type ChosenState,
-  chooseState,
-  chooseWrite,
-  type KeptSpan,
-  type RecoveryPointChoice,
-  timeOf,
-} from './choice.js'
-import { type CutChurn, readChurn, readNotices, type ReplicaNotice } from './churn.js'
+import { type ChosenState, chooseState, type KeptSpan, type RecoveryPointChoice, timeOf } from './choice.js'
 import { cancelFailover, recordCommit, settleCommit } from './commit.js'
 import { awaitQuiet, identityOf, type RecoveryContext, settleImages } from './context.js'
 import { type DiskDifference, diffPoints } from './diff.js'
-import { type DigestOptions, digestView } from './digest.js'
-import { beginFailover, Failover, type FailoverInfo, failoverStarted, move, rowOf } from './failover.js'
-import { deletePoint, lockPoint, unlockPoint } from './locks.js'
-import { barePoints, keptSpan, listPoints, type RecoveryPoint } from './points.js'
-import { type RestoredDisk, type RestoreOptions, restoreView, verifyRestored } from './restore.js'
-import { infoOf, removeTest, TestFailover, type TestFailoverInfo } from './test-failover.js'
+import { beginFailover, Failover, type FailoverInfo, failoverStarted, move } from './failover.js'
+import { keptSpan, listPoints, type RecoveryPoint } from './points.js'
+import { type RestoredDisk, type RestoreOptions, restoreView } from './restore.js'
+import {
+  type FailoverSettings,
+  type FailoverSettingsInput,
+  parseFailoverSettings,
+} from './failover-settings.js'
+import { runInfo, type RunInfo, stopLeftRun } from './runner.js'
+import { FAILOVER_RUN } from './runner-record.js'
+import { endExpiredTests, endTest, infoOf, type TestFailoverInfo } from './test-life.js'
+import { TestFailover } from './test-failover.js'
 import { PointView } from './view.js'
 
 /** What a failover would do. */
@@ -63,6 +60,15 @@ export interface TestFailoverOptions {
   readonly lifetimeMs?: number
 }
 
+/** The failover settings of a replica, and where they come from. */
+export interface HeldSettings {
+  /** What holds: what was set here, else what the primary says, else the defaults. */
+  readonly settings: FailoverSettings
+  readonly source: 'replica' | 'primary' | 'default'
+  /** What the primary said last; null for nothing. */
+  readonly primary: FailoverSettings | null
+}
+
 export class Replica implements AsyncDisposable {
   /** @internal */
   readonly context: RecoveryContext
@@ -95,35 +101,9 @@ export class Replica implements AsyncDisposable {
     return listPoints(this.context, options.deep)
   }
 
-  /** How much was changed, and how well that compresses, cut by cut, oldest first. */
-  churn(): Promise<CutChurn[]> {
-    return readChurn(this.context)
-  }
-
-  /** What the replica found of itself and of what it was sent, newest last; its primary has been told. */
-  notices(): Promise<ReplicaNotice[]> {
-    return readNotices(this.context)
-  }
-
   /** The time of which every write is kept; undefined where there is none. */
   async keptSpan(): Promise<KeptSpan | undefined> {
-    return keptSpan(await this.context.recovery.keptLogs(), await barePoints(this.context))
-  }
-
-  /**
-   * What was written around a time, with every write kept: how much in each interval, and the writes nearest to it, each of
-   * which names the state right behind it. Without kept writes it says so, and gives the points.
-   *
-   * @example
-   * const { moments } = await replica.around(Date.parse('2026-11-21T10:15:00Z'))
-   * const last = moments.findLast(({ isBefore }) => isBefore)
-   * if (last) await replica.restore({ sequence: last.sequence, disk: last.disk }, { directory: './before' })
-   * @param time - Unix milliseconds, or nanoseconds as bigint
-   * @throws {OPTION_OUT_OF_RANGE, LOG_CORRUPT}
-   */
-  async around(time: number | bigint, options: AroundOptions = {}): Promise<WritesAround> {
-    const points = await this.points()
-    return readAround(this.context, points, time, options)
+    return keptSpan(await this.context.recovery.keptLogs(), await this.points())
   }
 
   /**
@@ -136,31 +116,10 @@ export class Replica implements AsyncDisposable {
     return view
   }
 
-  /**
-   * Writes the disks of a point into a folder.
-   * @throws as {@link openView}, and {PATH_EXISTS, DISK_FULL, ABORTED}; {DIGEST_MISMATCH} where it is verified
-   */
+  /** Writes the disks of a point into a folder. @throws as {@link openView}, and {PATH_EXISTS, DISK_FULL, ABORTED} */
   async restore(point: RecoveryPointChoice, options: RestoreOptions): Promise<RestoredDisk[]> {
     await using view = await PointView.open(this.context, await this.#choose(point))
-    const restored = await restoreView(this.context, view, options)
-    if (options.verify) await verifyRestored(this.context, view, restored, options)
-    return restored
-  }
-
-  /**
-   * The digest of a point over all its disks: stored with the point, and computed where it is not. The first one reads the
-   * disks, later ones what was changed between the points.
-   * @throws as {@link openView}, and {REPLICA_DISK_FULL, ABORTED}
-   */
-  async digestPoint(point: RecoveryPointChoice, options: DigestOptions = {}): Promise<string> {
-    await using view = await PointView.open(this.context, await this.#choose(point))
-    const { number } = view.state
-    const isPoint = view.untilNs === undefined
-    const row = (await this.context.recovery.points()).find(({ pointNumber }) => pointNumber === number)
-    if (isPoint && row?.digest) return row.digest
-    const digest = await digestView(this.context, view, options)
-    if (isPoint) await this.context.recovery.setPoint(number, { digest })
-    return digest
+    return await restoreView(this.context, view, options)
   }
 
   /** What was overwritten after one point and until another, by default the newest state. */
@@ -173,23 +132,11 @@ export class Replica implements AsyncDisposable {
     return diffPoints(this.context, older.state.number, end)
   }
 
-  /**
-   * Nothing removes the point before that time, Unix milliseconds; a lock is never made shorter.
-   * @returns until when it is locked
-   * @throws {POINT_NOT_FOUND, OPTION_OUT_OF_RANGE}
-   */
-  lockPoint(number: number, untilMs: number): Promise<number> {
-    return lockPoint(this.context, number, untilMs)
-  }
-
-  /** The rules hold for the point again. @throws {POINT_NOT_FOUND} */
-  unlockPoint(number: number): Promise<void> {
-    return unlockPoint(this.context, number)
-  }
-
-  /** Lets go of a point before the rules do. @throws {POINT_NOT_FOUND, POINT_LOCKED, POINT_IN_USE, OPTION_OUT_OF_RANGE} */
-  deletePoint(number: number): Promise<void> {
-    return deletePoint(this.context, number)
+  /** Nothing removes the point before that time; a lock is never made shorter. @throws {POINT_NOT_FOUND} */
+  async lockPoint(number: number, untilMs: number): Promise<void> {
+    const point = await this.context.recovery.hold(number, 0)
+    const lockedUntilMs = Math.max(untilMs, point?.lockedUntilMs ?? 0)
+    await this.context.recovery.setPoint(number, { lockedUntilMs })
   }
 
   /** Starts disks over a point that may be written to, beside replication; any number at once. */
@@ -202,14 +149,55 @@ export class Replica implements AsyncDisposable {
 
   /** Test failovers of this replica, those that have ended as well, oldest first. */
   async testFailovers(): Promise<TestFailoverInfo[]> {
-    return (await this.context.recovery.testFailovers()).map(infoOf)
+    return (await this.context.recovery.testFailovers()).map((row) => infoOf(this.context, row))
   }
 
-  /** Ends a test failover and throws away what it wrote. @throws {TEST_FAILOVER_NOT_FOUND} */
+  /**
+   * Ends a test failover, with the machine that runs on it, and throws away what it wrote: one of this process, of another
+   * one, which is asked to, or one that a process which died has left.
+   * @throws {TEST_FAILOVER_NOT_FOUND}
+   * @throws {TEST_FAILOVER_IN_USE} when the process that holds it does not end it
+   * @throws {RUNNER_STOP_FAILED} when its machine does not end
+   */
   async stopTestFailover(id: string): Promise<void> {
     const open = this.#tests.get(id)
     this.#tests.delete(id)
-    await (open ? open.stop() : removeTest(this.context, id))
+    await (open?.info.isHeld ? open.stop() : endTest(this.context, id))
+  }
+
+  /** Ends the test failovers whose lifetime has passed and whose process has died; opening a replica does it. @returns their ids */
+  endExpiredTests(): Promise<string[]> {
+    return endExpiredTests(this.context)
+  }
+
+  /**
+   * What a failover needs besides disks; readable with the folder of the replica alone.
+   * @throws {FAILOVER_SETTINGS_INVALID} when a newer primary has said what this version does not know
+   */
+  async failoverSettings(): Promise<HeldSettings> {
+    const { primary, replica } = await this.context.recovery.failoverSettings()
+    const read = (json: string | null): FailoverSettings | null =>
+      json === null ? null : parseFailoverSettings(JSON.parse(json), `the replica in ${this.directory}`)
+    const [said, own] = [read(primary), read(replica)]
+    const source = own ? 'replica' : said ? 'primary' : 'default'
+    return { settings: own ?? said ?? parseFailoverSettings({}), source, primary: said }
+  }
+
+  /**
+   * Sets the failover settings here, above what the primary says; null takes them back.
+   * @throws {FAILOVER_SETTINGS_INVALID} with every setting that is wrong; nothing has changed
+   * @throws {POINT_NOT_FOUND} when nothing was ever replicated
+   */
+  async setFailoverSettings(settings: FailoverSettingsInput | null): Promise<HeldSettings> {
+    await identityOf(this.context)
+    const json = settings === null ? null : JSON.stringify(parseFailoverSettings(settings))
+    await this.context.recovery.setFailoverSettings(json)
+    return this.failoverSettings()
+  }
+
+  /** The machine that was started from the failover; undefined when there is none. */
+  machineRun(): RunInfo | undefined {
+    return runInfo(this.directory, FAILOVER_RUN)
   }
 
   /** What a failover to `point` would do, without doing anything. */
@@ -247,7 +235,7 @@ export class Replica implements AsyncDisposable {
     const chosen = await this.#choose(kind === 'Planned' ? plannedChoice(point) : point)
     await using view = await PointView.open(this.context, { state: chosen.state })
     await this.context.step('failover.before-moving')
-    const row = await beginFailover(this.context, kind, { ...chosen, state: view.state })
+    const row = await beginFailover(this.context, kind, view.state, chosen.untilNs)
     // What had begun before the primary was refused comes to its end.
     await awaitQuiet(this.context, signal)
     await this.context.step('failover.before-layers')
@@ -289,9 +277,14 @@ export class Replica implements AsyncDisposable {
     const to = this.context.next(state, 'changeRecoveryPoint', machine)
     const chosen = await this.#choose(point)
     await using view = await PointView.open(this.context, { state: chosen.state })
+    await this.#switchOff()
     await this.closeFailover()
-    const startedMs = this.context.clock.nowMs()
-    const values = { ...rowOf({ ...chosen, state: view.state }), startedMs }
+    const values = {
+      pointNumber: view.state.number,
+      untilNs: chosen.untilNs === undefined ? null : String(chosen.untilNs),
+      pointTimeMs: timeOf(chosen),
+      startedMs: this.context.clock.nowMs(),
+    }
     // Through the state in which a death makes the layers anew.
     await move(this.context, 'changeRecoveryPoint', state, 'RecoveryInProgress', async (transaction) => {
       await transaction.updateTable('failover').set(values).execute()
@@ -307,6 +300,10 @@ export class Replica implements AsyncDisposable {
 
   /** Ends the failover as if it had never been; the primary replicates on. @throws {INVALID_STATE} */
   async cancelFailover(): Promise<void> {
+    const { machine, state } = await identityOf(this.context)
+    const before = (await this.context.recovery.failover())?.stateBefore
+    this.context.next(state, 'cancelFailover', machine, before)
+    await this.#switchOff()
     const failover = this.#failover
     this.#failover = undefined
     await cancelFailover(this.context, failover)
@@ -334,17 +331,28 @@ export class Replica implements AsyncDisposable {
   /** Closes views, tests and the failover. A test ends with it; the failover stays. Calling it again does nothing. */
   async close(): Promise<void> {
     for (const view of this.#views) await view.close()
-    for (const test of this.#tests.values()) await test.stop()
+    const stopped = await Promise.allSettled([...this.#tests.values()].map((test) => test.stop()))
     this.#tests.clear()
-    await this.closeFailover()
-    await this.#close()
+    try {
+      await this.closeFailover()
+    } finally {
+      await this.#close()
+    }
+    const failure = stopped.find((one) => one.status === 'rejected')
+    if (failure) throw failure.reason
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close()
   }
 
-  /** Closes the failover's disks; what began goes on with {@link failover}. */
+  /** What the machine has written is thrown away, so there is nothing to shut down for. */
+  async #switchOff(): Promise<void> {
+    if (this.#failover) await this.#failover.stopRun({ asks: false })
+    await stopLeftRun(this.directory, FAILOVER_RUN, this.context.clock, { asks: false })
+  }
+
+  /** Closes the failover's disks, after its machine has shut down; what began goes on with {@link failover}. */
   async closeFailover(): Promise<void> {
     const failover = this.#failover
     this.#failover = undefined
@@ -352,12 +360,9 @@ export class Replica implements AsyncDisposable {
   }
 
   async #choose(choice: RecoveryPointChoice): Promise<ChosenState> {
-    const points = await barePoints(this.context)
+    const points = await this.points()
     const span = keptSpan(await this.context.recovery.keptLogs(), points)
-    const spans = span ? [span] : []
-    if (typeof choice === 'string' || !('sequence' in choice))
-      return chooseState(points, spans, choice, this.directory)
-    return chooseWrite(points, spans, await findWrite(this.context, choice), this.directory)
+    return chooseState(points, span ? [span] : [], choice, this.directory)
   }
 
   /** Who has the store replicates into it. */

@@ -2,58 +2,66 @@
  * A test failover: disks that may be written to, over a point, beside replication that goes on.
  *
  * What is written lies in a layer in a folder of its own and is thrown away at the end; the replica never sees it. A test
- * lives as long as the process that started it has it open; one that a death left behind is shown and can be stopped.
+ * lives as long as the process that started it, which holds the lock of that folder and ends the test when somebody puts the
+ * file `stop` there. One that a death left behind is shown and can be stopped by anybody; it is removed by itself when its
+ * lifetime has passed.
  */
 
-import { rmSync } from 'node:fs'
+import { type FSWatcher, rmSync, watch } from 'node:fs'
 import { join } from 'node:path'
-import { SecondsiteError } from '../errors.js'
+import { type LockedDirectory, openLocked } from '../store/lock.js'
 import type { TestFailoverRow } from '../store/recovery-schema.js'
 import { NbdExport, type NbdOptions } from '../track/nbd-export.js'
 import { type ChosenState, timeOf } from './choice.js'
 import { identityOf, type RecoveryContext } from './context.js'
 import { RecoveryDevice } from './device.js'
+import { MachineRun, type StopOptions } from './runner.js'
+import { plainInfo, removeTest, STOP_FILE, type TestFailoverInfo } from './test-life.js'
 import { applyKept, PointView } from './view.js'
 
-/** A test failover as it is listed. */
-export interface TestFailoverInfo {
-  readonly id: string
-  /** `<machine> - Test`, with a number behind it from the second one on. */
-  readonly name: string
-  readonly pointNumber: number
-  /** Unix milliseconds that its disks began with. */
-  readonly pointTimeMs: number
-  readonly startedMs: number
-  /** Unix milliseconds of its end by itself; null when it has to be stopped. */
-  readonly endsMs: number | null
-  /** Unix milliseconds of its end; null while it is there. */
-  readonly endedMs: number | null
-}
-
 export class TestFailover implements AsyncDisposable {
-  readonly info: TestFailoverInfo
   readonly disks: readonly RecoveryDevice[]
   readonly #context: RecoveryContext
+  readonly #row: TestFailoverRow
   readonly #view: PointView
   readonly #exports = new Set<NbdExport>()
-  readonly #cancelTimer: () => void
-  #isStopped = false
+  readonly #lock: LockedDirectory
+  readonly #ended: Promise<void>
+  #setEnded: () => void = () => {}
+  #cancelTimer: () => void = () => {}
+  readonly #watcher: FSWatcher | undefined
+  #run: MachineRun | undefined
+  #stopping: Promise<void> | undefined
 
-  private constructor(
-    context: RecoveryContext,
-    row: TestFailoverRow,
-    view: PointView,
-    disks: readonly RecoveryDevice[],
-  ) {
+  private constructor(context: RecoveryContext, row: TestFailoverRow, { view, disks, lock }: OpenedTest) {
     this.#context = context
-    this.info = infoOf(row)
+    this.#row = row
     this.#view = view
     this.disks = disks
+    this.#lock = lock
+    this.#ended = new Promise((resolve) => {
+      this.#setEnded = resolve
+    })
     const { clock } = context
-    this.#cancelTimer =
-      row.endsMs === null
-        ? () => {}
-        : clock.setTimer(row.endsMs - clock.nowMs(), () => void this.stop().catch(() => {}))
+    if (row.endsMs !== null) this.#cancelTimer = clock.setTimer(row.endsMs - clock.nowMs(), this.#end)
+    this.#watcher = this.#watchForStop()
+  }
+
+  readonly #end = (): void => {
+    // Nobody waits: what could not be ended is still listed, and is tried again by the next opening.
+    void this.stop().catch(() => {})
+  }
+
+  /** Without a watch, which the system may refuse, only this process can end it; who asks is told so. */
+  #watchForStop(): FSWatcher | undefined {
+    try {
+      const watcher = watch(this.#row.directory, { persistent: false }, (_event, name) => {
+        if (name === STOP_FILE) this.#end()
+      })
+      return watcher.on('error', () => {})
+    } catch {
+      return undefined
+    }
   }
 
   /** @param lifetimeMs - after which it ends by itself; null for never */
@@ -62,40 +70,47 @@ export class TestFailover implements AsyncDisposable {
     chosen: ChosenState,
     lifetimeMs: number | null,
   ): Promise<TestFailover> {
-    const view = await PointView.open(context, { state: chosen.state })
     const testId = context.random.uuid()
     const directory = join(context.directory, 'tests', testId)
     const disks: RecoveryDevice[] = []
+    const lock = openLocked(directory, 'TEST_FAILOVER_IN_USE')
+    let view: PointView | undefined
     try {
+      view = await PointView.open(context, { state: chosen.state })
       for (const row of await context.store.disks()) {
         const base = view.disks.find(({ diskId }) => diskId === row.diskId)
         if (base === undefined) continue
         const layer = await RecoveryDevice.overlay(
           base,
           row.imagePath,
-          join(directory, row.name),
+          join(directory, 'disks', row.name),
           context.pool,
         )
         disks.push(layer)
-        if (chosen.untilNs !== undefined) await applyKept(context, layer, { ...chosen, state: view.state })
+        if (chosen.untilNs !== undefined) await applyKept(context, layer, view.state.number, chosen.untilNs)
       }
       const shown = { pointNumber: view.state.number, pointTimeMs: timeOf({ ...chosen, state: view.state }) }
       const row = await addRow(context, { ...shown, testId, directory, lifetimeMs })
-      return new TestFailover(context, row, view, disks)
+      return new TestFailover(context, row, { view, disks, lock })
     } catch (error) {
       for (const disk of disks) await disk.close()
-      await view.close()
+      await view?.close()
+      lock.close()
       rmSync(directory, { recursive: true, force: true })
       throw error
     }
   }
 
+  get info(): TestFailoverInfo {
+    return { ...plainInfo(this.#row), isHeld: this.#stopping === undefined, run: this.#run?.info ?? null }
+  }
+
   get id(): string {
-    return this.info.id
+    return this.#row.testId
   }
 
   get name(): string {
-    return this.info.name
+    return this.#row.name
   }
 
   /** Exports its disks to NBD clients, each under the name of the disk, until the test is stopped. */
@@ -105,20 +120,59 @@ export class TestFailover implements AsyncDisposable {
     return nbd
   }
 
-  /** Ends its exports and throws away what was written. Calling it again does nothing. */
-  async stop(): Promise<void> {
-    if (this.#isStopped) return
-    this.#isStopped = true
+  /**
+   * Exports its disks and starts the machine from them, as the failover settings say; it ends with the test.
+   * @param options.listen - where they are exported; default a socket in the folder of the run
+   * @throws {FAILOVER_SETTINGS_INVALID, RUNNER_NOT_FOUND, RUNNER_FAILED, RUNNER_DOMAIN_UNFIT} and those of {@link exportNbd}
+   */
+  async run({ listen }: { readonly listen?: string | undefined } = {}): Promise<MachineRun> {
+    const { testId: runId, name: defaultName, pointNumber: number, pointTimeMs: timeMs } = this.#row
+    const named = { runId, kind: 'Test' as const, defaultName, point: { number, timeMs } }
+    const exportNbd = (options: NbdOptions): Promise<NbdExport> => this.exportNbd(options)
+    this.#run = await MachineRun.start(this.#context, { ...named, disks: this.disks, exportNbd, listen })
+    return this.#run
+  }
+
+  /** Resolves when it has ended: stopped here, by somebody else, or because its lifetime has passed. */
+  ended(): Promise<void> {
+    return this.#ended
+  }
+
+  /**
+   * Ends its machine and its exports and throws away what was written. Calling it again does nothing.
+   * @param options.asks - whether the machine is asked to shut itself down; default false, as nothing of it is kept
+   * @throws {RUNNER_STOP_FAILED} when the machine does not end; the test is still listed, and can be stopped again
+   */
+  stop(options: StopOptions = {}): Promise<void> {
+    this.#stopping ??= this.#stop(options)
+    return this.#stopping
+  }
+
+  async #stop({ asks = false }: StopOptions): Promise<void> {
     this.#cancelTimer()
-    for (const nbd of this.#exports) await nbd.close()
-    for (const disk of this.disks) await disk.close()
-    await this.#view.close()
-    await removeTest(this.#context, this.id)
+    this.#watcher?.close()
+    try {
+      await this.#run?.stop({ asks })
+    } finally {
+      // Whatever became of the machine: its disks are gone with this process at the latest.
+      for (const nbd of this.#exports) await nbd.close()
+      for (const disk of this.disks) await disk.close()
+      await this.#view.close()
+      this.#lock.close()
+      this.#setEnded()
+    }
+    await removeTest(this.#context, this.#row)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop()
   }
+}
+
+interface OpenedTest {
+  readonly view: PointView
+  readonly disks: readonly RecoveryDevice[]
+  readonly lock: LockedDirectory
 }
 
 async function addRow(
@@ -149,22 +203,4 @@ async function freeName(context: RecoveryContext): Promise<string> {
   const first = `${machine} - Test`
   if (!names.has(first)) return first
   for (let number = 2; ; number += 1) if (!names.has(`${first} ${number}`)) return `${first} ${number}`
-}
-
-/** What a test that nobody has open any more leaves behind goes away. @throws {TEST_FAILOVER_NOT_FOUND} */
-export async function removeTest(context: RecoveryContext, testId: string): Promise<void> {
-  const row = (await context.recovery.testFailovers()).find((one) => one.testId === testId)
-  if (row === undefined) {
-    throw new SecondsiteError('TEST_FAILOVER_NOT_FOUND', {
-      message: `no test failover ${testId} of the replica in ${context.directory}`,
-      details: { path: context.directory, testId },
-    })
-  }
-  rmSync(row.directory, { recursive: true, force: true })
-  if (row.endedMs === null) await context.recovery.endTestFailover(testId)
-}
-
-export function infoOf({ testId, name, ...row }: TestFailoverRow): TestFailoverInfo {
-  const { pointNumber, pointTimeMs, startedMs, endsMs, endedMs } = row
-  return { id: testId, name, pointNumber, pointTimeMs, startedMs, endsMs, endedMs }
 }

@@ -6,9 +6,14 @@
  * together with the point whose undo it writes, and a state that is not applied over is marked before it is read.
  */
 
-import { sql, type Transaction } from 'kysely'
+import type { Transaction } from 'kysely'
 import type { Clock } from '../clock.js'
 import { SecondsiteError } from '../errors.js'
+import {
+  type HeldFailoverSettings,
+  heldFailoverSettings,
+  withFailoverSettings,
+} from './failover-settings-column.js'
 import type { FailoverRow, KeptLog, Point, TestFailoverRow } from './recovery-schema.js'
 import { parseRecoverySettings, type RecoverySettings } from './recovery-settings.js'
 import type { Receipt, ReplicaSchema } from './replica-schema.js'
@@ -99,28 +104,6 @@ export class RecoveryStore {
     })
   }
 
-  /**
-   * Locks a point, never for shorter than it was. The newest state becomes a point of its own for it.
-   * @returns Unix milliseconds until which it is locked
-   * @throws {POINT_NOT_FOUND}
-   */
-  lockPoint(pointNumber: number, untilMs: number): Promise<number> {
-    return this.#store.exclusively(async (transaction) => {
-      const latest = await latestOf(transaction)
-      const isLatest = latest?.cycle.cycleNumber === pointNumber
-      const held = (await pointsOf(transaction)).find((point) => point.pointNumber === pointNumber)
-      const isListed = held !== undefined && (held.isTransient === 0 || isLatest)
-      if (!isListed && !(latest && isLatest && !latest.isApplying))
-        throw noPoint(this.directory, `there is no point ${pointNumber}`, { point: pointNumber })
-      const lockedUntilMs = Math.max(untilMs, held?.lockedUntilMs ?? 0)
-      const values = { lockedUntilMs, isTransient: 0 }
-      if (held === undefined && latest) await insertPoint(transaction, latest.cycle, values)
-      const query = transaction.updateTable('points').set(values)
-      await query.where('pointNumber', '=', pointNumber).execute()
-      return lockedUntilMs
-    })
-  }
-
   /** Removes the rows of points; their files go afterwards. */
   async removePoints(pointNumbers: readonly number[]): Promise<void> {
     if (pointNumbers.length === 0) return
@@ -132,16 +115,14 @@ export class RecoveryStore {
 
   async setPoint(
     pointNumber: number,
-    values: Partial<Pick<Point, 'digest' | 'lockedUntilMs' | 'isTransient' | 'heldUntilMs'>>,
+    values: Partial<Pick<Point, 'digest' | 'lockedUntilMs'>>,
   ): Promise<void> {
     await this.#store.db.updateTable('points').set(values).where('pointNumber', '=', pointNumber).execute()
   }
 
   /** Logs that were kept after they were applied, in the order of their chain. */
   keptLogs(): Promise<KeptLog[]> {
-    const logs = this.#store.db.selectFrom('keptLogs').selectAll().orderBy('cycleNumber')
-    // Logs of one disk in one cycle were added in the order of their chain; their ids have none.
-    return logs.orderBy(sql`rowid`).execute()
+    return this.#store.db.selectFrom('keptLogs').selectAll().orderBy('cycleNumber').orderBy('logId').execute()
   }
 
   async addKeptLogs(logs: readonly KeptLog[]): Promise<void> {
@@ -156,6 +137,20 @@ export class RecoveryStore {
       .deleteFrom('keptLogs')
       .where('logId', 'in', [...logIds])
       .execute()
+  }
+
+  /** What the replica holds for a failover: said by the primary, and set here. */
+  async failoverSettings(): Promise<HeldFailoverSettings> {
+    return heldFailoverSettings((await this.#store.identity())?.failoverSettingsJson ?? null)
+  }
+
+  /** Sets them here; null takes back what was set here. */
+  async setFailoverSettings(replica: string | null): Promise<void> {
+    await this.#store.exclusively(async (transaction) => {
+      const column = (await identityOf(transaction))?.failoverSettingsJson ?? null
+      const failoverSettingsJson = withFailoverSettings(column, { replica })
+      await transaction.updateTable('identity').set({ failoverSettingsJson }).execute()
+    })
   }
 
   testFailovers(): Promise<TestFailoverRow[]> {
@@ -179,6 +174,12 @@ export class RecoveryStore {
   async setFailover(values: Partial<FailoverRow>): Promise<void> {
     await this.#store.db.updateTable('failover').set(values).execute()
   }
+}
+
+/** Unix milliseconds at which the newest test failover of a replica began; null before the first. */
+export async function lastTestFailoverMs({ db }: ReplicaStore): Promise<number | null> {
+  const query = db.selectFrom('testFailovers').select(({ fn }) => fn.max('startedMs').as('startedMs'))
+  return (await query.executeTakeFirst())?.startedMs ?? null
 }
 
 export function noPoint(

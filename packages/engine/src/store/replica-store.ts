@@ -13,6 +13,7 @@ import type { Clock } from '../clock.js'
 import { SecondsiteError } from '../errors.js'
 import type { ReplicationState } from '../states.js'
 import { type OpenDatabase, openDatabase } from './database.js'
+import { withFailoverSettings } from './failover-settings-column.js'
 import { type LockedDirectory, openLocked } from './lock.js'
 import {
   type Identity,
@@ -35,19 +36,6 @@ const FAILED_OVER: readonly ReplicationState[] = [
   'Disabled',
 ]
 
-/** What a store knows of a relationship. */
-const ADOPTED_ANEW = [
-  'failover',
-  'points',
-  'keptLogs',
-  'churn',
-  'notices',
-  'logs',
-  'cycles',
-  'disks',
-  'identity',
-] as const
-
 /** The database file in the store's folder. */
 const STORE_FILE = 'store.db'
 
@@ -59,6 +47,8 @@ export interface Claim {
   readonly disks: readonly NewReplicaDisk[]
   /** Recovery settings of the primary's policy as JSON; null from a primary that knows none. */
   readonly recoveryJson: string | null
+  /** Failover settings of the primary's policy as JSON, null for none; one that does not say changes nothing. */
+  readonly failoverSettingsJson?: string | null | undefined
 }
 
 /** A change of the replica's state. */
@@ -190,8 +180,10 @@ export class ReplicaStore implements AsyncDisposable {
         await transaction.updateTable('disks').set({ sizeBytes }).where('diskId', '=', diskId).execute()
       }
       const { fencingNumber, recoveryJson } = claim
-      await transaction.updateTable('identity').set({ fencingNumber, recoveryJson }).execute()
-      return { ...identity, fencingNumber, recoveryJson }
+      const failoverSettingsJson = settingsColumn(identity.failoverSettingsJson, claim)
+      const values = { fencingNumber, recoveryJson, failoverSettingsJson }
+      await transaction.updateTable('identity').set(values).execute()
+      return { ...identity, ...values }
     })
   }
 
@@ -205,8 +197,10 @@ export class ReplicaStore implements AsyncDisposable {
       const identity = await transaction.selectFrom('identity').selectAll().executeTakeFirst()
       if (identity?.relationshipId === claim.relationshipId) return
       if (identity && identity.state !== 'Disabled') this.#checkOwner(identity, claim)
-      for (const table of ADOPTED_ANEW) await transaction.deleteFrom(table).execute()
-      await this.#take(transaction, claim)
+      for (const table of ['failover', 'points', 'keptLogs', 'logs', 'cycles', 'disks', 'identity'] as const)
+        await transaction.deleteFrom(table).execute()
+      // What was set at this site for a failover to it still holds for the next one.
+      await this.#take(transaction, claim, identity?.failoverSettingsJson ?? null)
       const here = { state: 'Replicating', isInitialReplicationDone: 1 } as const
       await transaction.updateTable('identity').set(here).execute()
       await transaction.updateTable('disks').set({ isImageCreated: 1 }).execute()
@@ -380,7 +374,11 @@ export class ReplicaStore implements AsyncDisposable {
     })
   }
 
-  async #take(transaction: Transaction<ReplicaSchema>, claim: Claim): Promise<Identity> {
+  async #take(
+    transaction: Transaction<ReplicaSchema>,
+    claim: Claim,
+    heldSettings: string | null = null,
+  ): Promise<Identity> {
     const { relationshipId, machine, fencingNumber, recoveryJson, disks } = claim
     const createdMs = this.#clock.nowMs()
     const identity = {
@@ -389,7 +387,7 @@ export class ReplicaStore implements AsyncDisposable {
       fencingNumber,
       createdMs,
       recoveryJson,
-      failoverSettingsJson: null,
+      failoverSettingsJson: settingsColumn(heldSettings, claim),
       state: 'WaitingForInitialReplication',
     } as const
     await transaction.insertInto('identity').values(identity).execute()
@@ -416,6 +414,11 @@ export class ReplicaStore implements AsyncDisposable {
       },
     })
   }
+}
+
+/** The column of a store that somebody claims. */
+function settingsColumn(column: string | null, { failoverSettingsJson: primary }: Claim): string | null {
+  return primary === undefined ? column : withFailoverSettings(column, { primary })
 }
 
 function placeOf(directory: string) {

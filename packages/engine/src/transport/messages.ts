@@ -18,6 +18,9 @@ export const MACHINE_DISKS_MAX = 256
 /** Logs of one shipment and unfinished logs of a spool, at most. */
 export const SHIPMENT_LOGS_MAX = 4096
 
+/** Bytes of the failover settings of a machine as JSON, at most. */
+export const FAILOVER_SETTINGS_BYTES_MAX = 256 * 1024
+
 /** Characters of a name or an error's text, at most. */
 const TEXT_LENGTH_MAX = 4096
 
@@ -58,20 +61,7 @@ const shippedLog = z.object({
   firstSequence: count,
   /** One past the sequence number of the last entry. */
   nextSequence: count,
-  /** Of overlapping writes only the last is in it. An older primary does not say. */
-  isCoalesced: z.boolean().default(false),
 })
-
-/** Something that happened at the replica and that people of the primary's side have to hear of. */
-const notice = z.object({
-  /** `NoticeCode`; a later replica may know more. */
-  code: z.string().min(1).max(64),
-  timeMs: count,
-  details: z.custom<ErrorDetails>((value) => z.record(z.string(), z.json()).safeParse(value).success),
-})
-
-/** Notices of one message; what is left comes with the next. */
-export const NOTICES_MAX = 64
 
 const diskWelcome = z.object({
   diskId: id,
@@ -97,6 +87,8 @@ export const HEADERS = {
     disks: z.array(diskHello).max(MACHINE_DISKS_MAX),
     /** Which recovery points the replica keeps; a primary that says nothing wants none. */
     recovery: recoverySettings.optional(),
+    /** What a failover needs besides disks, as JSON; null for nothing. One that is silent changes nothing. */
+    failoverSettings: z.string().max(FAILOVER_SETTINGS_BYTES_MAX).nullable().optional(),
   }),
   /** Announces a shipment: logs that are applied together or not at all. */
   'shipment-begin': z.object({
@@ -149,15 +141,15 @@ export const HEADERS = {
     appliedShipment: count,
     disks: z.array(diskWelcome).max(MACHINE_DISKS_MAX),
     spool: z.array(spooled).max(SHIPMENT_LOGS_MAX),
-    /** What has happened since the last message that had any. */
-    notices: z.array(notice).max(NOTICES_MAX).default([]),
+    /** Unix milliseconds at which the last test failover began; null before the first. An older replica does not tell. */
+    lastTestFailoverMs: count.nullable().optional(),
   }),
   /** Bytes of a log that have become durable. Comes by itself while frames arrive. */
   ack: spooled,
   /** The shipment is spooled, synced and verified; the primary may let go of its logs. */
   received: z.object({ key }),
   /** The images hold the shipment. */
-  applied: z.object({ key, cutTimeMs: count, notices: z.array(notice).max(NOTICES_MAX).default([]) }),
+  applied: z.object({ key, cutTimeMs: count }),
   /** 16 bytes a chunk in the body, in the order of the ranges asked for. */
   digests: z.object({ key }),
   /** How far the replica is. */
