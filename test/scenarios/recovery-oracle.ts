@@ -27,7 +27,7 @@ export interface Moment {
 }
 
 /** A clock that is set by hand; what waits for it is never due by itself, so cycles run when they are asked for. */
-class SetClock implements Clock {
+export class SetClock implements Clock {
   #nowMs = NOON_MS
 
   nowMs(): number {

@@ -2,15 +2,18 @@
  * The way home: the replica becomes the primary, the former primary its replica, and back, as deltas.
  */
 
-import { readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync, renameSync } from 'node:fs'
 import { join } from 'node:path'
 import {
+  applyLogs,
   Engine,
+  exportLog,
   isSecondsiteError,
   openReplica,
   type ProtectedMachine,
   type Replica,
   reverseReplication,
+  showLog,
 } from '@secondsite/engine'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { DISKS, RecoveryPlace } from './recovery-oracle.js'
@@ -86,6 +89,24 @@ async function goHome(machine: ProtectedMachine): Promise<ProtectedMachine> {
   })
   expect(report.candidateBytes).toBe(0)
   return report.machine
+}
+
+/** What logs hold of a range of a disk: applied to zeros, each by itself, by the tools for logs. */
+async function bytesIn(logs: readonly string[], offset: number, lengthBytes: number): Promise<Buffer> {
+  const image = place.makeDisk('lost.raw', 2 * MIB, 0)
+  for (const [index, path] of logs.entries()) {
+    expect((await showLog(path)).damage).toEqual([])
+    await exportLog(path, place.path(`strict-${index}.hrl`))
+    await applyLogs([path], image)
+  }
+  return readFileSync(image).subarray(offset, offset + lengthBytes)
+}
+
+/** The resynchronization that is owed, as nothing is due by itself at home. */
+async function resynchronized(machine: ProtectedMachine): Promise<void> {
+  if (machine.state !== 'Resynchronizing') return
+  await machine.suspend()
+  await machine.resynchronize()
 }
 
 async function failOver(replica: Replica): Promise<void> {
@@ -172,27 +193,139 @@ describe('an unplanned failover', () => {
     expect(readFileSync(place.path('os.raw')).equals(place.moments[0]!.disks.get('os.raw')!)).toBe(true)
   })
 
-  it('with writes on both sides is refused with what each has, and keeps what is given up', async () => {
+  it('with writes on both sides is refused with what each has, and keeps what the primary loses', async () => {
     await place.cycle(60)
+    const startMs = Date.now()
     await write(place.machine, 'os.raw', MIB, 8 * KIB)
-    await failOver(place.replica)
+    const failover = await place.replica.startFailover({ fencePrimary: true })
+    await write(failover, 'os.raw', 128 * KIB, 64 * KIB)
+    const endMs = Date.now()
     const request = { engine: away, former: home(), directory: place.path('home-store') }
     const refused = await reverseReplication(place.replica, request).catch((error: unknown) => error)
     if (!isSecondsiteError(refused, 'SPLIT_BRAIN')) throw refused
-    expect(refused.details).toMatchObject({
-      formerBytes: 64 * KIB,
-      activeBytes: 64 * KIB,
-      former: { 'os.raw': [{ offset: MIB, lengthBytes: 64 * KIB }] },
-      active: { 'os.raw': [{ offset: 128 * KIB, lengthBytes: 64 * KIB }] },
+    const { primary, replica } = refused.details as Record<string, { firstMs: number; lastMs: number }>
+    expect(primary).toMatchObject({
+      bytes: 64 * KIB,
+      rangeCount: 1,
+      ranges: { 'os.raw': [{ offset: MIB, lengthBytes: 64 * KIB }] },
     })
-    const report = await reverseReplication(place.replica, { ...request, discardFormer: true })
-    expect(readdirSync(place.path('home-store/lost')).filter((name) => name.endsWith('.hrl')).length).toBe(
-      report.lostLogs.length,
-    )
-    expect(report.lostLogs.length).toBeGreaterThan(0)
-    await settled(report.machine)
-    await report.machine.replicate()
+    expect(replica).toMatchObject({
+      bytes: 64 * KIB,
+      ranges: { 'os.raw': [{ offset: 128 * KIB, lengthBytes: 64 * KIB }] },
+    })
+    for (const side of [primary, replica]) {
+      expect(side?.firstMs).toBeGreaterThanOrEqual(startMs)
+      expect(side?.lastMs).toBeLessThanOrEqual(endMs)
+    }
+    expect(await place.replica.state()).toBe('FailedOverWaitingCompletion')
+    const lostBytes = readFileSync(place.path('os.raw')).subarray(MIB, MIB + 8 * KIB)
+    const { machine, lostLogs } = await reverseReplication(place.replica, { ...request, loser: 'primary' })
+    expect(await bytesIn(lostLogs, MIB, 8 * KIB)).toEqual(lostBytes)
+    await settled(machine)
+    await machine.replicate()
     expectPairs()
+  })
+
+  it('keeps by its content what no log of the primary holds any more', async () => {
+    await place.cycle(60)
+    await write(place.machine, 'os.raw', MIB, 8 * KIB)
+    const lostBytes = readFileSync(place.path('os.raw')).subarray(MIB, MIB + 8 * KIB)
+    for (const disk of place.machine.disks) await disk.foldLogs('LOG_THRESHOLD')
+    await failOver(place.replica)
+    const request = { engine: away, former: home(), directory: place.path('home-store') }
+    await expect(reverseReplication(place.replica, request)).rejects.toMatchObject({
+      code: 'SPLIT_BRAIN',
+      details: { primary: { bytes: 64 * KIB, firstMs: null, lastMs: null } },
+    })
+    const { machine, lostLogs } = await reverseReplication(place.replica, { ...request, loser: 'primary' })
+    expect(await bytesIn(lostLogs, MIB, 8 * KIB)).toEqual(lostBytes)
+    await settled(machine)
+    await machine.replicate()
+    expectPairs()
+  })
+
+  it.each([
+    ['before it is committed', false],
+    ['after it was committed', true],
+  ])(
+    'that is given up %s leaves the primary the primary, and what is lost as a log',
+    async (_, isCommitted) => {
+      await place.cycle(60)
+      await write(place.machine, 'os.raw', MIB, 8 * KIB)
+      const kept = readFileSync(place.path('os.raw'))
+      const [first] = await place.replica.points()
+      const failover = await place.replica.startFailover({
+        fencePrimary: true,
+        point: { point: first?.number ?? -1 },
+      })
+      const lostBytes = Buffer.from(place.random.bytes(64 * KIB))
+      await failover.disks.find(({ name }) => name === 'os.raw')?.write(128 * KIB, lostBytes)
+      if (isCommitted) await place.replica.commitFailover()
+      const request = { engine: away, former: home(), directory: place.path('home-store') }
+      const report = await reverseReplication(place.replica, { ...request, loser: 'replica' })
+      expect(await bytesIn(report.lostLogs, 128 * KIB, 64 * KIB)).toEqual(lostBytes)
+      expect(report.candidateBytes > 0).toBe(isCommitted)
+      expect([report.machine, ...away.machines]).toEqual([...place.engine.machines])
+      await resynchronized(report.machine)
+      await report.machine.replicate()
+      expectPairs()
+      expect(readFileSync(place.path('os.raw')).equals(kept)).toBe(true)
+      expect(await report.machine.verify()).toMatchObject({ equal: true })
+      // Both can change their parts again.
+      await place.replica.startFailover({ fencePrimary: true })
+      await place.replica.cancelFailover()
+    },
+  )
+
+  const GIVE_UP_STEPS = [
+    'keep-primary.before-recording',
+    'reverse.before-retiring',
+    'keep-primary.before-tracking',
+    'keep-primary.before-adopting',
+  ]
+  it.each(GIVE_UP_STEPS)('whose giving up dies at %s is given up by the next call', async (step) => {
+    await place.cycle(60)
+    await place.replica.close()
+    let isArmed = true
+    place.replica = await place.openReplica((name) => {
+      if (isArmed && name === step) throw new Error('died')
+    })
+    await failOver(place.replica)
+    const request = { engine: away, former: home(), directory: place.path('home-store') }
+    const loser = 'replica'
+    await expect(reverseReplication(place.replica, { ...request, loser })).rejects.toThrow('died')
+    isArmed = false
+    await place.replica.close()
+    place.replica = await place.openReplica()
+    const { machine } = await reverseReplication(place.replica, { ...request, former: home(), loser })
+    await resynchronized(machine)
+    await machine.replicate()
+    expectPairs()
+    expect(await machine.verify()).toMatchObject({ equal: true })
+  })
+
+  it('needs the engine of a primary that is to go on', async () => {
+    await failOver(place.replica)
+    const former = { disks: { 'os.raw': place.path('os.raw'), 'data.raw': place.path('data.raw') } }
+    const request = { engine: away, former, directory: place.path('home-store'), loser: 'replica' } as const
+    await expect(reverseReplication(place.replica, request)).rejects.toMatchObject({
+      code: 'OPTION_OUT_OF_RANGE',
+    })
+    expect(await place.replica.state()).toBe('FailedOver')
+  })
+
+  it('is not reversed while a disk of the former primary cannot be opened', async () => {
+    await place.cycle(60)
+    await write(place.machine, 'os.raw', MIB, 8 * KIB)
+    await place.engine.close()
+    await failOver(place.replica)
+    renameSync(place.path('os.raw'), place.path('elsewhere.raw'))
+    place.engine = await place.open({ clock: place.clock })
+    const request = { engine: away, former: home(), directory: place.path('home-store') }
+    await expect(reverseReplication(place.replica, request)).rejects.toMatchObject({ code: 'DISK_NOT_FOUND' })
+    expect(existsSync(place.path('os.raw'))).toBe(false)
+    renameSync(place.path('elsewhere.raw'), place.path('os.raw'))
+    await expect(reverseReplication(place.replica, request)).rejects.toMatchObject({ code: 'SPLIT_BRAIN' })
   })
 
   it('is reversed to new disks where the former primary is gone', async () => {

@@ -25,6 +25,7 @@ import { ProtectedMachine } from './protection/protected-machine.js'
 import { FreezeMarks } from './quiesce/freeze-marks.js'
 import { withReplica } from './protection/replica-link.js'
 import { type Random, systemRandom } from './random.js'
+import type { ReplicationState } from './states.js'
 import { DiskStore } from './store/disk-store.js'
 import { ResyncStore } from './store/resync-store.js'
 import type { Disk, Machine } from './store/state-schema.js'
@@ -73,6 +74,8 @@ export interface Adoption {
   }[]
   /** Whether the tracking files of the disks know of ranges that may differ. */
   readonly isResyncOwed: boolean
+  /** Whether nothing is sent before `resume`, as the replica is not ready for it yet; default false. */
+  readonly isHeld?: boolean
 }
 
 /** Options of {@link Engine.open}; all but the first are for tests and tuning. */
@@ -233,7 +236,8 @@ export class Engine implements AsyncDisposable {
    * Protects a machine whose replica has all of it, or owes the ranges that its tracking files know. Part of
    * `reverseReplication`; calling it again with the same ids does nothing.
    */
-  async adopt({ disks, directory, isResyncOwed, fencingNumber, ...of }: Adoption): Promise<ProtectedMachine> {
+  async adopt(adoption: Adoption): Promise<ProtectedMachine> {
+    const { disks, directory, isResyncOwed, fencingNumber, ...of } = adoption
     const known = this.#machines.get(of.machineId)
     if (known) return known
     const policy = parsePolicy(of.policy)
@@ -242,7 +246,7 @@ export class Engine implements AsyncDisposable {
       relationshipId: of.relationshipId,
       fencingNumber,
       isInitialReplicationDone: 1,
-      state: isResyncOwed ? ('WaitingForStartResynchronize' as const) : ('Replicating' as const),
+      state: stateOfAdopted(adoption),
       resyncReason: isResyncOwed ? 'REPLICATION_REVERSED' : null,
     }
     const rows = disks.map((disk, position) => ({
@@ -434,6 +438,11 @@ export class Engine implements AsyncDisposable {
     }
     await this.#store.removeMachine(change)
   }
+}
+
+function stateOfAdopted({ isResyncOwed, isHeld = false }: Adoption): ReplicationState {
+  if (isHeld) return isResyncOwed ? 'ResynchronizeSuspended' : 'Suspended'
+  return isResyncOwed ? 'WaitingForStartResynchronize' : 'Replicating'
 }
 
 /** @throws {OPTION_OUT_OF_RANGE} and what {@link checkDisk} refuses */

@@ -183,6 +183,11 @@ export const ERROR_TABLE = {
     'The machine is not in this consistency group.',
     'Add it, or name one that is.',
   ),
+  GROUP_POINT_NOT_FOUND: final(
+    'notAvailable',
+    'The machines of a consistency group have no such cut in common.',
+    'List what they share with `secondsite group points`, choose one of them, or fail the machines over one by one.',
+  ),
   INTERNAL: final(
     'unknown',
     'An error without a code of its own; the original stands in the details.',

@@ -59,8 +59,26 @@ export type { PointView } from './recovery/view.js'
 export type { ReplicaOptions } from './replica.js'
 export { openReplica } from './replica.js'
 export { ReplicaTargets } from './replica-targets.js'
-export type { FormerPrimary, ReverseReport, ReverseRequest } from './reverse.js'
+export type {
+  FailbackOutlook,
+  FailbackPlace,
+  FailbackReport,
+  FailbackRequest,
+  FailbackStep,
+} from './failback.js'
+export { cancelFailback, explainFailback, FAILBACK_STEPS, failback } from './failback.js'
+export type {
+  GroupFailover,
+  GroupFailoverOptions,
+  GroupPoint,
+  GroupPointChoice,
+} from './recovery/group-failover.js'
+export { chooseGroupPoint, groupPoints, startGroupFailover } from './recovery/group-failover.js'
 export { reverseReplication } from './reverse.js'
+export type { DiskOutlook, ReverseOutlook } from './reverse-outlook.js'
+export { explainReverse } from './reverse-outlook.js'
+export type { FormerPrimary, ReverseReport, ReverseRequest } from './reverse-plan.js'
+export type { SideWrites } from './side-writes.js'
 export type { Adoption } from './engine.js'
 export type { ByteRange } from './ranges.js'
 export type { PointKind, ReplicationHealth, ReplicationState } from './states.js'

@@ -78,6 +78,7 @@ describe('health', () => {
     ['IR not started', { state: 'ReadyForInitialReplication' }, 'Warning', 'INITIAL_REPLICATION_INCOMPLETE'],
     ['IR running', { state: 'InitialReplicationInProgress' }, 'Warning', 'INITIAL_REPLICATION_INCOMPLETE'],
     ['a failover not reversed', { state: 'FailedOver', side: 'replica' }, 'Warning', 'FAILED_OVER'],
+    ['one that leads home', { state: 'FailbackComplete', side: 'replica' }, 'Warning', 'FAILED_OVER'],
     [
       'logs coalesced at the threshold',
       { counters: after({ kind: 'coalesced' }) },

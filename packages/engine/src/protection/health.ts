@@ -157,7 +157,7 @@ function initialIncomplete(facts: HealthFacts): Finding | null {
 }
 
 function failedOver(facts: HealthFacts): Finding | null {
-  const states = ['FailedOverWaitingCompletion', 'FailedOver'] as const
+  const states = ['FailedOverWaitingCompletion', 'FailedOver', 'FailbackComplete'] as const
   return inState(facts, states, 'Warning', 'failed over and not reversed')
 }
 

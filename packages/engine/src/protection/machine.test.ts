@@ -22,6 +22,8 @@ const NAMES: Record<string, ReplicationState> = {
   RP: 'RecoveryInProgress',
   FW: 'FailedOverWaitingCompletion',
   FO: 'FailedOver',
+  FB: 'FailbackInProgress',
+  FC: 'FailbackComplete',
 }
 
 // Written by hand from the tables of the model, not from the program. "R/IP": done / still open.
@@ -39,17 +41,17 @@ RX   -      -                       -                        -       RS     RS  
 PF   -      -                       -                        -       -      -             -                   D`
 
 const PRIMARY_FAILOVER = `
-from prepareFailover startFailover changeRecoveryPoint cancelFailover commitFailover reverseReplication
-D    -               -             -                   -              -              -
-RI   -               -             -                   -              -              -
-IP   -               -             -                   -              -              -
-R    PF              -             -                   -              -              -
-S    -               -             -                   -              -              -
-E    -               -             -                   -              -              -
-WR   -               -             -                   -              -              -
-RS   -               -             -                   -              -              -
-RX   -               -             -                   -              -              -
-PF   -               -             -                   R              -              D`
+from prepareFailover startFailover changeRecoveryPoint cancelFailover commitFailover reverseReplication failback finalizeFailback
+D    -               -             -                   -              -              -                  -        -
+RI   -               -             -                   -              -              -                  -        -
+IP   -               -             -                   -              -              -                  -        -
+R    PF              -             -                   -              -              -                  -        -
+S    -               -             -                   -              -              -                  -        -
+E    -               -             -                   -              -              -                  -        -
+WR   -               -             -                   -              -              -                  -        -
+RS   -               -             -                   -              -              -                  -        -
+RX   -               -             -                   -              -              -                  -        -
+PF   -               -             -                   R              -              D                  -        -`
 
 const PRIMARY_EVENTS = `
 from initialReplicationComplete resyncRequired windowOpens resyncComplete nonRecoverableError replicaFailedOver replicaReversed
@@ -76,22 +78,26 @@ RS   -      -       -      D       -                       -
 RX   -      -       -      D       -                       -
 RP   -      -       -      -       -                       -
 FW   -      -       -      D       -                       -
-FO   -      -       -      D       -                       -`
+FO   -      -       -      D       -                       -
+FB   -      -       -      D       -                       -
+FC   -      -       -      D       -                       -`
 
 // The state before is S.
 const REPLICA_FAILOVER = `
-from startFailover failoverStarted changeRecoveryPoint cancelFailover commitFailover reverseReplication prepareFailover
-D    -             -               -                   -              -              -                  -
-WI   -             -               -                   -              -              -                  -
-R    RP            -               -                   -              -              -                  -
-S    RP            -               -                   -              -              -                  -
-E    RP            -               -                   -              -              -                  -
-WR   RP            -               -                   -              -              -                  -
-RS   RP            -               -                   -              -              -                  -
-RX   RP            -               -                   -              -              -                  -
-RP   -             FW              -                   S              -              -                  -
-FW   -             -               FW                  S              FO             D                  -
-FO   -             -               -                   -              -              D                  -`
+from startFailover failoverStarted changeRecoveryPoint cancelFailover commitFailover reverseReplication prepareFailover failback finalizeFailback
+D    -             -               -                   -              -              -                  -               -        -
+WI   -             -               -                   -              -              -                  -               -        -
+R    RP            -               -                   -              -              -                  -               FB       -
+S    RP            -               -                   -              -              -                  -               -        -
+E    RP            -               -                   -              -              -                  -               -        -
+WR   RP            -               -                   -              -              -                  -               -        -
+RS   RP            -               -                   -              -              -                  -               -        -
+RX   RP            -               -                   -              -              -                  -               -        -
+RP   -             FW              -                   S              -              -                  -               -        -
+FW   -             -               FW                  S              FO             D                  -               -        -
+FO   -             -               -                   -              -              D                  -               -        -
+FB   -             -               -                   R              -              -                  -               -        RP
+FC   -             -               -                   R              FO             -                  -               -        -`
 
 interface Cell {
   side: Side
@@ -127,7 +133,7 @@ describe('transition', () => {
   it('has a test for each state and each verb of the primary side', () => {
     const verbs = [...cells('primary', PRIMARY_VERBS), ...cells('primary', PRIMARY_FAILOVER)]
     expect(new Set(verbs.map((cell) => cell.trigger))).toEqual(new Set(VERBS))
-    expect(ALL).toHaveLength(10 * 8 + 10 * 7 + 10 * 6 + 11 * 6 + 11 * 7)
+    expect(ALL).toHaveLength(10 * 8 + 10 * 7 + 10 * 8 + 13 * 6 + 13 * 9)
     expect(ALL.every((cell) => ([...VERBS, ...EVENTS] as string[]).includes(cell.trigger))).toBe(true)
   })
 
@@ -140,9 +146,19 @@ describe('transition', () => {
     }
   })
 
-  it.each(['FailbackInProgress', 'Unknown'] as const)('refuses every verb in %s for now', (state) => {
-    expect(allowedVerbs('primary', state, done)).toEqual([])
-    expect(allowedVerbs('replica', state, done)).toEqual([])
+  it('refuses every verb in a state that is not known', () => {
+    expect(allowedVerbs('primary', 'Unknown', done)).toEqual([])
+    expect(allowedVerbs('replica', 'Unknown', done)).toEqual([])
+  })
+
+  it('ends a failover that leads home in a state of its own', () => {
+    const home = { ...done, stateBefore: 'FailbackInProgress' } as const
+    expect(requireTransition('replica', 'RecoveryInProgress', 'failoverStarted', home, 'web01')).toBe(
+      NAMES['FC'],
+    )
+    expect(requireTransition('replica', 'RecoveryInProgress', 'cancelFailover', home, 'web01')).toBe(
+      NAMES['FB'],
+    )
   })
 
   it('shows the resync states of the primary on the replica', () => {

@@ -2,8 +2,9 @@
  * The state machine of a relationship: one table of rows, one pure function over it.
  *
  * A row says: on this side, from these states, this verb or event leads to that state. What is in no row is refused
- * with INVALID_STATE and changes nothing. `when` tells apart the two cells that depend on whether initial replication
- * is over: after a pause or an error, replication goes on where it was. Verbs are asked for by somebody; events happen.
+ * with INVALID_STATE and changes nothing. `when` tells apart the cells that depend on whether initial replication is over
+ * (after a pause or an error, replication goes on where it was), and on whether a failover leads home; of rows that fit, the
+ * first one counts. Verbs are asked for by somebody; events happen.
  * The replica side has events of its own for the resync states, which both sides report.
  *
  * A failover that is cancelled leads back to where it came from, which is a fact like the one about initial replication.
@@ -28,6 +29,8 @@ export const VERBS = [
   'cancelFailover',
   'commitFailover',
   'reverseReplication',
+  'failback',
+  'finalizeFailback',
   'disable',
 ] as const
 
@@ -52,7 +55,7 @@ export type Verb = (typeof VERBS)[number]
 export type Trigger = Verb | (typeof EVENTS)[number]
 
 /** What a row may depend on besides the state. */
-export type Condition = 'initialReplicationOpen' | 'initialReplicationDone'
+export type Condition = 'initialReplicationOpen' | 'initialReplicationDone' | 'failback'
 
 /** Where a cancelled failover leads: the state in which it began. */
 export const STATE_BEFORE = 'StateBefore'
@@ -80,6 +83,8 @@ const PF = 'PreparedForFailover'
 const RP = 'RecoveryInProgress'
 const FW = 'FailedOverWaitingCompletion'
 const FO = 'FailedOver'
+const FB = 'FailbackInProgress'
+const FC = 'FailbackComplete'
 
 /** The table. */
 export const STATE_TABLE: readonly Row[] = [
@@ -111,13 +116,18 @@ export const STATE_TABLE: readonly Row[] = [
   { side: 'replica', on: 'suspend', from: [R], to: S },
   { side: 'replica', on: 'resume', from: [S, E], to: R },
   { side: 'replica', on: 'startFailover', from: [R, S, E, WR, RS, RX], to: RP },
+  { side: 'replica', on: 'failoverStarted', from: [RP], to: FC, when: 'failback' },
   { side: 'replica', on: 'failoverStarted', from: [RP], to: FW },
   { side: 'replica', on: 'changeRecoveryPoint', from: [FW], to: FW },
   { side: 'replica', on: 'cancelFailover', from: [RP, FW], to: STATE_BEFORE },
-  { side: 'replica', on: 'commitFailover', from: [FW], to: FO },
+  // At home, once the pair is reversed: data flows while the active side runs, then that is stopped and brings the rest.
+  { side: 'replica', on: 'failback', from: [R], to: FB },
+  { side: 'replica', on: 'finalizeFailback', from: [FB], to: RP },
+  { side: 'replica', on: 'cancelFailover', from: [FB, FC], to: R },
+  { side: 'replica', on: 'commitFailover', from: [FW, FC], to: FO },
   // The replica becomes a primary: this row ends, one of the primary side begins. From FW it counts as the commit.
   { side: 'replica', on: 'reverseReplication', from: [FW, FO], to: D },
-  { side: 'replica', on: 'disable', from: [WI, R, S, E, WR, RS, RX, FW, FO], to: D },
+  { side: 'replica', on: 'disable', from: [WI, R, S, E, WR, RS, RX, FW, FO, FB, FC], to: D },
   { side: 'replica', on: 'initialReplicationComplete', from: [WI], to: R },
   { side: 'replica', on: 'resyncRequired', from: [WI, R, S, E, RS], to: WR },
   { side: 'replica', on: 'resyncStarted', from: [WI, R, S, E, WR, RX], to: RS },
@@ -179,12 +189,20 @@ export function requireTransition(
 }
 
 function findRow(side: Side, state: ReplicationState, trigger: Trigger, facts: Facts): Row | undefined {
-  const held: Condition = facts.isInitialReplicationDone ? 'initialReplicationDone' : 'initialReplicationOpen'
   return STATE_TABLE.find(
-    (row) =>
-      row.side === side &&
-      row.on === trigger &&
-      row.from.includes(state) &&
-      (row.when === undefined || row.when === held),
+    (row) => row.side === side && row.on === trigger && row.from.includes(state) && holds(row.when, facts),
   )
+}
+
+function holds(condition: Condition | undefined, { isInitialReplicationDone, stateBefore }: Facts): boolean {
+  switch (condition) {
+    case undefined:
+      return true
+    case 'failback':
+      return stateBefore === FB
+    case 'initialReplicationDone':
+      return isInitialReplicationDone
+    case 'initialReplicationOpen':
+      return !isInitialReplicationDone
+  }
 }

@@ -2,7 +2,7 @@
  * docs/state-machine.md, rendered from the state table so that picture and program cannot part.
  */
 
-import { EVENTS, type Row, STATE_TABLE, VERBS } from './machine.js'
+import { type Condition, EVENTS, type Row, STATE_TABLE, VERBS } from './machine.js'
 import type { ReplicationState, Side } from '../states.js'
 
 /** The whole document. */
@@ -48,8 +48,13 @@ function label(row: Row): string {
 }
 
 function condition(row: Row): string {
-  if (row.when === undefined) return ''
-  return row.when === 'initialReplicationOpen' ? ' (initial replication open)' : ' (initial replication done)'
+  return row.when === undefined ? '' : ` (${CONDITION_TEXT[row.when]})`
+}
+
+const CONDITION_TEXT: Readonly<Record<Condition, string>> = {
+  initialReplicationOpen: 'initial replication open',
+  initialReplicationDone: 'initial replication done',
+  failback: 'of a failback',
 }
 
 function rowsOf(side: Side): readonly Row[] {

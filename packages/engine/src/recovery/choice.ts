@@ -9,6 +9,9 @@ import type { PointKind } from '../states.js'
  * - `Latest`: what was received is applied first, then the newest state; the least is lost.
  * - `LatestProcessed`: the newest state that is applied; the fastest.
  * - `LatestApplicationConsistent`: the newest cut that was made while applications were frozen.
+ * - `LatestMultiVmProcessed`: the newest cut of the machine's consistency group; `LatestMultiVmApplicationConsistent`: the newest
+ *   of them that was made while applications were frozen. Whether the other members can show it too is asked of all of them
+ *   by `startGroupFailover`.
  * - a number of a point, as {@link RecoveryPoint.number}.
  * - a time: with every write kept exactly then, otherwise the newest point that is not later. Unix milliseconds, or
  *   nanoseconds as bigint.
@@ -17,6 +20,8 @@ export type RecoveryPointChoice =
   | 'Latest'
   | 'LatestProcessed'
   | 'LatestApplicationConsistent'
+  | 'LatestMultiVmProcessed'
+  | 'LatestMultiVmApplicationConsistent'
   | { readonly point: number }
   | { readonly timeMs: number }
   | { readonly timeNs: bigint }
@@ -27,6 +32,8 @@ export interface StateInTime {
   readonly kind: PointKind
   readonly cutTimeMs: number
   readonly isLatest: boolean
+  /** The cut that all members of a consistency group share; null or absent for one of the machine alone. */
+  readonly groupPointId?: string | null
 }
 
 /** Logs that were kept and follow one another without a gap. */
@@ -68,11 +75,26 @@ export function chooseState(
   })
 }
 
-function named(states: readonly StateInTime[], choice: string): ChosenState | undefined {
-  const wanted = states.findLast((one) =>
-    choice === 'LatestApplicationConsistent' ? one.kind === 'application-consistent' : one.isLatest,
-  )
+type NamedChoice = Extract<RecoveryPointChoice, string>
+
+function named(states: readonly StateInTime[], choice: NamedChoice): ChosenState | undefined {
+  const wanted = states.findLast((one) => isMeant(one, choice))
   return wanted && { state: wanted }
+}
+
+function isMeant({ kind, isLatest, groupPointId }: StateInTime, choice: NamedChoice): boolean {
+  const isOfGroup = typeof groupPointId === 'string'
+  switch (choice) {
+    case 'Latest':
+    case 'LatestProcessed':
+      return isLatest
+    case 'LatestApplicationConsistent':
+      return kind === 'application-consistent'
+    case 'LatestMultiVmProcessed':
+      return isOfGroup
+    case 'LatestMultiVmApplicationConsistent':
+      return isOfGroup && kind === 'application-consistent'
+  }
 }
 
 function addressed(

@@ -20,6 +20,8 @@ export type RecoveryTrigger =
   | 'cancelFailover'
   | 'commitFailover'
   | 'reverseReplication'
+  | 'failback'
+  | 'finalizeFailback'
 
 export interface RecoveryContext {
   readonly directory: string

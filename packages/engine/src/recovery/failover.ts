@@ -14,7 +14,7 @@ import { join } from 'node:path'
 import type { ReplicationState } from '../states.js'
 import type { FailoverKind, FailoverRow } from '../store/recovery-schema.js'
 import { NbdExport, type NbdOptions } from '../track/nbd-export.js'
-import { TrackedDisk } from '../track/tracked-disk.js'
+import { cutDisks, TrackedDisk } from '../track/tracked-disk.js'
 import type { StateInTime } from './choice.js'
 import { identityOf, type RecoveryContext } from './context.js'
 import { RecoveryDevice } from './device.js'
@@ -86,6 +86,18 @@ export class Failover implements AsyncDisposable {
     await this.#run?.stop(options)
   }
 
+  /** Shuts its machine down and ends its exports: nobody writes to its disks any more but who holds them here. */
+  async endExports(): Promise<void> {
+    await this.#run?.stop()
+    for (const nbd of this.#exports) await nbd.close()
+    this.#exports.clear()
+  }
+
+  /** Ends the open logs of all disks, so that everything written stands in sealed ones. */
+  async sealLogs(): Promise<void> {
+    await cutDisks(this.disks, this.#context.pool)
+  }
+
   /** The images hold everything: its point is not read any more. */
   async leavePoint(): Promise<void> {
     for (const view of this.#below) await view.close()
@@ -94,9 +106,8 @@ export class Failover implements AsyncDisposable {
   /** Shuts its machine down and closes its disks in order; the failover stays. Calling it again does nothing. */
   async close(): Promise<void> {
     if (this.#isClosed) return
-    await this.#run?.stop()
+    await this.endExports()
     this.#isClosed = true
-    for (const nbd of this.#exports) await nbd.close()
     for (const disk of this.disks) await disk.close()
     for (const device of [...this.layers, ...this.#below]) await device.close()
   }
@@ -147,7 +158,8 @@ export async function beginFailover(
   untilNs: bigint | undefined,
 ): Promise<FailoverRow> {
   const { machine, state: from } = await identityOf(context)
-  const to = context.next(from, 'startFailover', machine)
+  const trigger = triggerFrom(from)
+  const to = context.next(from, trigger, machine)
   const row: FailoverRow = {
     onlyRow: 1,
     kind,
@@ -161,17 +173,23 @@ export async function beginFailover(
     reverseJson: null,
     isSettled: 0,
   }
-  await move(context, 'startFailover', from, to, async (transaction) => {
+  await move(context, trigger, from, to, async (transaction) => {
     await transaction.insertInto('failover').values(row).execute()
   })
   return row
+}
+
+/** The verb that begins a failover in this state: one that leads home is the end of a failback. */
+export function triggerFrom(state: ReplicationState): 'startFailover' | 'finalizeFailback' {
+  return state === 'FailbackInProgress' ? 'finalizeFailback' : 'startFailover'
 }
 
 /** The layers are there. */
 export async function failoverStarted(context: RecoveryContext): Promise<void> {
   const { machine, state } = await identityOf(context)
   if (state !== 'RecoveryInProgress') return
-  await move(context, 'failoverStarted', state, context.next(state, 'failoverStarted', machine))
+  const before = (await context.recovery.failover())?.stateBefore
+  await move(context, 'failoverStarted', state, context.next(state, 'failoverStarted', machine, before))
 }
 
 type InTransaction = NonNullable<Parameters<RecoveryContext['store']['transition']>[1]>

@@ -13,7 +13,7 @@ import { type ChosenState, chooseState, type KeptSpan, type RecoveryPointChoice,
 import { cancelFailover, recordCommit, settleCommit } from './commit.js'
 import { awaitQuiet, identityOf, type RecoveryContext, settleImages } from './context.js'
 import { type DiskDifference, diffPoints } from './diff.js'
-import { beginFailover, Failover, type FailoverInfo, failoverStarted, move } from './failover.js'
+import { beginFailover, Failover, type FailoverInfo, failoverStarted, move, triggerFrom } from './failover.js'
 import { keptSpan, listPoints, type RecoveryPoint } from './points.js'
 import { type RestoredDisk, type RestoreOptions, restoreView } from './restore.js'
 import {
@@ -228,9 +228,7 @@ export class Replica implements AsyncDisposable {
    */
   async startFailover(options: StartFailoverOptions = {}): Promise<Failover> {
     const { point = 'Latest', kind = 'Unplanned', fencePrimary = false, signal } = options
-    const { machine, state } = await identityOf(this.context)
-    this.context.next(state, 'startFailover', machine)
-    if (kind === 'Unplanned' && !fencePrimary) await this.#refuseAlive(machine)
+    await this.requireFailover(fencePrimary || kind === 'Planned')
     if (point === 'Latest') await settleImages(this.context, signal)
     const chosen = await this.#choose(kind === 'Planned' ? plannedChoice(point) : point)
     await using view = await PointView.open(this.context, { state: chosen.state })
@@ -240,10 +238,38 @@ export class Replica implements AsyncDisposable {
     await awaitQuiet(this.context, signal)
     await this.context.step('failover.before-layers')
     const failover = await Failover.open(this.context, row, true)
+    this.#failover = failover
     await this.context.step('failover.before-started')
     await failoverStarted(this.context)
-    this.#failover = failover
     return failover
+  }
+
+  /** Whether a failover can begin, without beginning it. @throws {INVALID_STATE}, and {PRIMARY_ALIVE} unless that is fenced */
+  async requireFailover(fencePrimary = false): Promise<void> {
+    const { machine, state } = await identityOf(this.context)
+    this.context.next(state, triggerFrom(state), machine)
+    if (!fencePrimary) await this.#refuseAlive(machine)
+  }
+
+  /**
+   * Announces that the machine comes home to this replica: of its former primary's disks, with replication reversed. What the
+   * active side sends is taken as before, until {@link finalizeFailback}; {@link cancelFailover} takes it back.
+   * @throws {INVALID_STATE} unless the state is Replicating
+   */
+  async failback(): Promise<void> {
+    const { machine, state } = await identityOf(this.context)
+    await move(this.context, 'failback', state, this.context.next(state, 'failback', machine))
+  }
+
+  /**
+   * The machine is home: the active side was stopped and has sent its last cut. Its disks are writable here from now on; the
+   * images stay as they are until {@link commitFailover}, so {@link cancelFailover} can still take all of it back.
+   * @throws {INVALID_STATE} unless the state is FailbackInProgress
+   */
+  async finalizeFailback(options: Pick<StartFailoverOptions, 'signal'> = {}): Promise<Failover> {
+    const { machine, state } = await identityOf(this.context)
+    this.context.next(state, 'finalizeFailback', machine)
+    return this.startFailover({ ...options, kind: 'Planned' })
   }
 
   /**

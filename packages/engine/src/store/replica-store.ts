@@ -33,6 +33,7 @@ const FAILED_OVER: readonly ReplicationState[] = [
   'RecoveryInProgress',
   'FailedOverWaitingCompletion',
   'FailedOver',
+  'FailbackComplete',
   'Disabled',
 ]
 
@@ -190,13 +191,15 @@ export class ReplicaStore implements AsyncDisposable {
   /**
    * Takes the store for a relationship whose images are there already: those of the primary that it was. What the store knew
    * of an earlier relationship that has ended goes. Calling it again with the same relationship does nothing.
+   * @param replacedId - a relationship that ends with this one's beginning
    * @throws {STORE_FOREIGN} when it belongs to another relationship that has not ended
    */
-  adopt(claim: Claim): Promise<void> {
+  adopt(claim: Claim, replacedId?: string): Promise<void> {
     return this.atomically(async (transaction) => {
       const identity = await transaction.selectFrom('identity').selectAll().executeTakeFirst()
       if (identity?.relationshipId === claim.relationshipId) return
-      if (identity && identity.state !== 'Disabled') this.#checkOwner(identity, claim)
+      const isEnded = identity?.state === 'Disabled' || identity?.relationshipId === replacedId
+      if (identity && !isEnded) this.#checkOwner(identity, claim)
       for (const table of ['failover', 'points', 'keptLogs', 'logs', 'cycles', 'disks', 'identity'] as const)
         await transaction.deleteFrom(table).execute()
       // What was set at this site for a failover to it still holds for the next one.
