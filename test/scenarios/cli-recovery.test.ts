@@ -4,7 +4,10 @@ import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { run, start } from './cli-command.js'
+import { qemuIo } from './clients.js'
 import { DISKS, type Moment, RecoveryPlace } from './recovery-oracle.js'
+import { hasTool } from './tools.js'
+import { KIB } from './workplace.js'
 
 let place: RecoveryPlace
 let moments: Moment[]
@@ -40,7 +43,10 @@ async function serving(...args: string[]) {
   for await (const chunk of child.stdout) {
     text += String(chunk)
     const line = text.split('\n').find((one) => one.includes('"uris"') && one.endsWith('}'))
-    if (line) return { child, uris: (JSON.parse(line) as { uris: string[] }).uris }
+    if (line === undefined) continue
+    const { uris } = JSON.parse(line) as { uris: string[] }
+    await expectServed(uris)
+    return { child, uris }
   }
   throw new Error(`ended with: ${text}`)
 }
@@ -48,6 +54,15 @@ async function serving(...args: string[]) {
 /** Exit codes of a client that reads a block of each disk. */
 function readable(uris: readonly string[]): (number | null)[] {
   return uris.map((uri) => spawnSync('qemu-io', ['-r', '-f', 'raw', '-c', 'read 0 4k', uri]).status)
+}
+
+/** What is known to be written by that, in chunks of 64 KiB. */
+const WRITTEN_BYTES = DISKS.length * 64 * KIB
+
+/** The command still has the disks open that it says it serves. */
+async function expectServed(uris: readonly string[]): Promise<void> {
+  if (!hasTool('qemu-io', 'cli: writes to disks that are served')) return
+  for (const uri of uris) await qemuIo(uri, 'write -P 7 0 4k', 'flush', 'read -P 7 0 4k')
 }
 
 async function stop(child: ReturnType<typeof start>): Promise<number | null> {
@@ -111,9 +126,55 @@ describe('the commands of recovery', () => {
     expect(run('failover', 'commit', folder, '--yes').status).toBe(0)
     expect(run('failover', 'cancel', folder, '--yes').stderr).toContain('INVALID_STATE')
     const states = ['--state', place.path('away'), '--former-state', place.path('state')]
-    const reversed = json('reverse', folder, ...states, '--home', place.path('home'), '--yes')
+    const home = ['--home', place.path('home')]
+    const wouldReverse = json('reverse', folder, ...states, ...home)
+    expect([wouldReverse.status, wouldReverse.objects[0].outlook.candidateBytes]).toEqual([3, WRITTEN_BYTES])
+    const reversed = json('reverse', folder, ...states, ...home, '--yes')
     expect(reversed.status).toBe(0)
-    expect(reversed.objects[0]).toMatchObject({ machine: 'web01', candidateBytes: 0, lostLogs: [] })
+    expect(reversed.objects[0]).toMatchObject({
+      machine: 'web01',
+      candidateBytes: WRITTEN_BYTES,
+      lostLogs: [],
+    })
+  })
+
+  it('bring a machine home, say before what that means, and stop where they are told to', async () => {
+    const socket = ['--nbd', `unix:${place.path('web01.sock')}`]
+    await stop((await serving('failover', 'start', folder, ...socket, '--yes')).child)
+    const states = ['--state', place.path('away'), '--home-state', place.path('state')]
+    const trip = ['failback', folder, ...states, '--home', place.path('home')]
+    const asked = json(...trip)
+    expect([asked.status, asked.objects[0].outlook]).toMatchObject([
+      3,
+      {
+        machine: 'web01',
+        next: 'reverse',
+        copyBytes: WRITTEN_BYTES,
+        reverse: { primary: { bytes: 0 }, replica: { bytes: WRITTEN_BYTES }, pointCount: 3 },
+      },
+    ])
+    expect(run(...trip).stdout).toContain('next reverse')
+    expect(json('points', folder).objects[0].state).toBe('FailedOverWaitingCompletion')
+    const halfway = json(...trip, '--until', 'synchronize', '--yes')
+    expect(halfway.status, halfway.stderr).toBe(0)
+    expect(halfway.objects.at(-1)).toMatchObject({ next: 'finalize', protected: null })
+    expect(halfway.objects.at(-1).sentBytes).toBeLessThan(WRITTEN_BYTES)
+    expect(json('points', place.path('home')).objects[0].state).toBe('FailbackInProgress')
+    const arrived = json(...trip, '--yes')
+    expect(arrived.objects.map(({ step, progress }) => step && `${step} ${progress}`)).toEqual([
+      'finalize begun',
+      'finalize done',
+      'return begun',
+      'return done',
+      undefined,
+    ])
+    expect(arrived.objects.at(-1)).toMatchObject({
+      next: null,
+      sentBytes: 0,
+      protected: { state: 'Replicating', replica: folder },
+    })
+    expect(json(...trip).objects[0].outlook).toMatchObject({ next: null })
+    expect(run(...trip, '--cancel', '--yes').stderr).toContain('INVALID_STATE')
   })
 
   it('cancel a failover as if it had never been', async () => {

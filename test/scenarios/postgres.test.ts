@@ -1,11 +1,11 @@
 /**
  * PostgreSQL in a guest, its cluster on a protected disk, with two loads: pgbench, and one session that commits one number
- * after the other and tells of each. What a failover finds is what these say: every number that was committed before a
- * point is in it, without a gap, and the sums of pgbench agree. A point that was made at rest has nothing to redo.
+ * after the other and tells of each. A server that is started on what the replica serves finds what these say: every number
+ * that was committed before a point is in it, without a gap, and the sums of pgbench agree. A point that was made at rest has
+ * nothing to redo. The clients at home go on all the time: a failover fences a primary, it does not stop its guest.
  */
 
-import { copyFileSync } from 'node:fs'
-import type { ProtectedMachine } from '@secondsite/engine'
+import { openReplica, type ProtectedMachine } from '@secondsite/engine'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { bootGuest, type Guest, type GuestCommand, missingForGuest } from '../guest/guest.js'
 import { makeClusterDisk, makeToolsDisk, missingForPostgres } from '../guest/postgres.js'
@@ -136,6 +136,7 @@ async function protect(): Promise<{ machine: ProtectedMachine; nbd: string }> {
   ends.push(() => engine.close())
   const machine = await place.enable(engine, [place.path('data.raw')], {
     replicationFrequencySeconds: 86_400,
+    recoveryPoints: 4,
     quiesce: { method: 'guest-agent', socketPath: place.path('agent.sock'), frozenLimitSeconds: 60 },
   })
   const served = await machine.exportNbd({ listen: `unix:${place.path('web01.sock')}` })
@@ -177,17 +178,27 @@ describe('PostgreSQL in a guest', () => {
     const atRest = await machine.replicate({ applicationConsistent: true })
     expect(atRest.quiesce?.error ?? null).toBeNull()
     expect(atRest.pointKind).toBe('application-consistent')
-    copyFileSync(place.path('replica/data.raw.raw'), place.path('rest.raw'))
     await ledger.advance(20)
 
     const beforeRun = ledger.committed
     expect((await machine.replicate()).pointKind).toBe('crash-consistent')
-    copyFileSync(place.path('replica/data.raw.raw'), place.path('run.raw'))
+    const replica = await openReplica({ directory: place.path('replica') })
+    ends.push(() => replica.close())
+    const test = await replica.startTestFailover({ point: 'LatestApplicationConsistent' })
+    const failover = await replica.startFailover({ fencePrimary: true })
+    await ledger.advance(20)
+    await expect(machine.replicate()).rejects.toMatchObject({ code: 'REPLICA_FAILED_OVER' })
+    await ledger.advance(20)
     expect(server.output).not.toContain('PANIC')
     await guest.kill()
 
+    const served = [
+      (await test.exportNbd({ listen: `unix:${place.path('rest.sock')}` })).uri('data.raw'),
+      (await failover.exportNbd({ listen: `unix:${place.path('run.sock')}` })).uri('data.raw'),
+    ]
+    const tools = { file: place.path('tools.raw'), isReadOnly: true }
     const second = await bootGuest({
-      drives: ['rest', 'run', 'tools'].map((name) => ({ file: place.path(`${name}.raw`) })),
+      drives: [...served.map((uri) => ({ nbd: uri })), tools],
       memoryMiB: 384,
     })
     ends.push(() => second.kill())

@@ -11,7 +11,6 @@ import {
   openReplica,
   type RecoveryPointChoice,
   type Replica,
-  reverseReplication,
   SecondsiteError,
 } from '@secondsite/engine'
 import type { Invocation } from './command.js'
@@ -90,7 +89,7 @@ function explain({ output, isJson }: Invocation, outlook: FailoverOutlook): void
   )
 }
 
-function unconfirmed({ output, isJson }: Invocation, text: string): ExitCode {
+export function unconfirmed({ output, isJson }: Invocation, text: string): ExitCode {
   if (isJson) output.json({ done: false, note: text })
   else output.say(text)
   return EXIT.refused
@@ -198,56 +197,4 @@ async function say({ output, isJson }: Invocation, replica: Replica, text: strin
   if (isJson) output.json({ machine, state })
   else output.say(`${machine}: ${text}`)
   return EXIT.ok
-}
-
-/** What `reverse` is given. */
-export interface ReverseGiven {
-  readonly state: string
-  readonly home: string
-  readonly formerState?: string
-  readonly formerDisk?: Record<string, string>
-  readonly discardFormer?: boolean
-  readonly dropLocked?: boolean
-  readonly yes?: boolean
-}
-
-/** `reverse REPLICA --state DIR --home DIR (--former-state DIR | --former-disk NAME=PATH…)`. */
-export async function reverse(
-  invocation: Invocation,
-  [directory = '']: string[],
-  given: ReverseGiven,
-): Promise<ExitCode> {
-  if ((given.formerState === undefined) === (given.formerDisk === undefined)) throw oneOfBoth()
-  if (!given.yes)
-    return unconfirmed(invocation, 'nothing was changed: --yes commits the failover and reverses replication')
-  await using replica = await openReplica({ directory })
-  await using engine = await Engine.open({ stateDirectory: given.state })
-  await using former = given.formerState
-    ? await Engine.open({ stateDirectory: given.formerState })
-    : undefined
-  const report = await reverseReplication(replica, {
-    engine,
-    former: former ? { engine: former } : { disks: given.formerDisk ?? {} },
-    directory: given.home,
-    discardFormer: given.discardFormer ?? false,
-    dropLocked: given.dropLocked ?? false,
-  })
-  const { output, isJson } = invocation
-  const { machine, candidateBytes, lostLogs } = report
-  const disks = machine.diskPaths
-  if (isJson) output.json({ machine: machine.name, state: machine.state, disks, candidateBytes, lostLogs })
-  else {
-    output.say(`${machine.name} is replicated from ${disks.join(', ')} to ${given.home}`)
-    output.say(`${formatBytes(candidateBytes)} may differ and are compared; state ${machine.state}`)
-    for (const path of lostLogs) output.say(`given up, kept: ${path}`)
-  }
-  return EXIT.ok
-}
-
-function oneOfBoth(): SecondsiteError {
-  const range = '--former-state, or one --former-disk for each disk'
-  return new SecondsiteError('OPTION_OUT_OF_RANGE', {
-    message: `reverse needs ${range}`,
-    details: { problems: [{ path: 'former', value: null, range }] },
-  })
 }

@@ -150,6 +150,21 @@ Examples:
     --former-disk web01.raw=/srv/new/web01.raw --yes
 `
 
+const FAILBACK = `
+Examples:
+  secondsite failback /mnt/second/web01 --state /var/lib/secondsite/away --home-state /var/lib/secondsite/web01 \\
+    --home /srv/vm/home-store                              # what is left, what would be copied, what would be lost
+  secondsite failback … --until synchronize --yes          # end \`failover serve\` before, start \`protect\` after: it runs on there
+  secondsite failback … --yes                              # the guest shut down, \`protect\` ended: the rest of the way
+`
+
+const GROUP = `
+Examples:
+  secondsite group list /var/lib/secondsite/shop
+  secondsite group points /mnt/second/web01 /mnt/second/db01
+  secondsite group failover /mnt/second/web01 /mnt/second/db01 --nbd /run/shop --yes
+`
+
 /** Examples of a verb, by its whole name. */
 export const EXAMPLES: Readonly<Record<string, string>> = {
   secondsite: `
@@ -186,6 +201,11 @@ Examples:
   'settings show': SETTINGS,
   'settings set': SETTINGS,
   reverse: REVERSE,
+  failback: FAILBACK,
+  group: GROUP,
+  'group list': GROUP,
+  'group points': GROUP,
+  'group failover': GROUP,
   plan: PLAN,
   'plan check': PLAN_CHECK,
   'plan run': PLAN_RUN,

@@ -1,7 +1,8 @@
 /** The command line of recovery points and failover. */
 
-import type { Command } from 'commander'
+import { type Command, Option } from 'commander'
 import type { Wire } from './command.js'
+import { failback } from './failback-command.js'
 import {
   failoverCancel,
   failoverChange,
@@ -9,11 +10,12 @@ import {
   failoverPrepare,
   failoverServe,
   failoverStart,
-  reverse,
 } from './failover-command.js'
+import { groupFailover, groupList, groupPointList } from './group-command.js'
 import { seconds } from './protect-options.js'
 import { diff, points, restore } from './recovery-command.js'
-import { diskPath, POINT_TEXT, point } from './recovery-options.js'
+import { diskPath, GROUP_POINT_TEXT, groupPoint, POINT_TEXT, point } from './recovery-options.js'
+import { reverse } from './reverse-command.js'
 import { settingsSet, settingsShow } from './settings-command.js'
 import { testList, testStart, testStop } from './test-failover-command.js'
 
@@ -49,6 +51,8 @@ export function addRecoveryVerbs(program: Command, wire: Wire, help: Help): void
   addTestVerbs(program, wire, help)
   addFailoverVerbs(program, wire, help)
   wire(reverseVerb(program), reverse as never)
+  wire(failbackVerb(program), failback as never)
+  addGroupVerbs(program, wire, help)
 }
 
 function addTestVerbs(program: Command, wire: Wire, help: Help): void {
@@ -168,7 +172,71 @@ function reverseVerb(program: Command): Command {
     .requiredOption('--home <directory>', 'folder for the store of the way home, at the former primary')
     .option('--former-state <directory>', 'state directory of the former primary')
     .option('--former-disk <name=path>', 'without it: where a disk is, or is made; once a disk', diskPath)
-    .option('--discard-former', 'give up what the former primary wrote and never sent; its logs are kept')
+    .addOption(
+      new Option(
+        '--loser <side>',
+        'whose own writes are given up where both sides were written to; kept as logs',
+      ).choices(['primary', 'replica']),
+    )
     .option('--drop-locked', 'also recovery points that are locked')
     .option(...YES)
+}
+
+function failbackVerb(program: Command): Command {
+  return program
+    .command('failback')
+    .description(
+      'Bring a machine home that was failed over: reverse, synchronize, finalize, return. Called again, it goes on where it stopped.',
+    )
+    .argument('<replica>', 'folder of the replica that was failed over')
+    .requiredOption('--state <directory>', 'state directory of the side that is active now')
+    .requiredOption('--home-state <directory>', 'state directory at home')
+    .requiredOption('--home <directory>', 'folder at home for the store of the way home')
+    .option(
+      '--home-disk <name=path>',
+      'other disks at home: old copies, or new ones that are made; once a disk',
+      diskPath,
+    )
+    .addOption(
+      new Option(
+        '--until <step>',
+        'the last step to carry out; synchronize leaves the active side running',
+      ).choices(['reverse', 'synchronize', 'finalize', 'return']),
+    )
+    .option(
+      '--return <directory>',
+      'folder of the replica that home will have; default that which was failed over',
+    )
+    .addOption(
+      new Option(
+        '--loser <side>',
+        'give up what the former primary wrote and never sent; kept as logs',
+      ).choices(['primary']),
+    )
+    .option('--drop-locked', 'also recovery points that are locked')
+    .option('--no-verify', 'do not read and compare both sides whole before the active side ends')
+    .option('--cancel', 'take back what was done after the reversal')
+    .option(...YES)
+}
+
+const REPLICAS = ['<replicas...>', 'folders of the replicas, one a machine'] as const
+
+function addGroupVerbs(program: Command, wire: Wire, help: Help): void {
+  const group = program
+    .command('group')
+    .description('Consistency groups: machines that share their cuts (docs/groups.md).')
+  group.copyInheritedSettings(program).addHelpText('after', help(group))
+  const listed = group.command('list').description('List the groups of a primary, their machines and health.')
+  wire(listed.argument('<state>', 'state directory of the primary'), groupList)
+  const shared = group.command('points').description('List the cuts that all of these replicas can show.')
+  wire(shared.argument(...REPLICAS), groupPointList)
+  const moved = group
+    .command('failover')
+    .description('Fail all of them over to one common cut, or none, and serve until this command is stopped.')
+    .argument(...REPLICAS)
+    .requiredOption('--nbd <folder>', 'folder for sockets: one a machine, MACHINE.sock')
+    .option('--point <point>', GROUP_POINT_TEXT, groupPoint, 'LatestMultiVmProcessed' as never)
+    .option('--fence-primary', 'although primaries still replicate: they are refused from then on')
+    .option(...YES)
+  wire(moved, groupFailover as never)
 }
