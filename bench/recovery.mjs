@@ -1,5 +1,5 @@
 // Recovery points: applying with undo against writing the same bytes (P9), and the time from nothing to a disk that a test
-// failover is served from (P13). `--quick` only shows that it runs; its numbers say nothing and are not saved.
+// failover is served from (P13); commit, reversal and failback by what was changed. `--quick` only shows that it runs; its numbers say nothing and are not saved.
 import {
   closeSync,
   existsSync,
@@ -18,6 +18,7 @@ import { SeededRandom } from '@secondsite/engine/testing'
 import * as native from '@secondsite/native'
 import { interleave, machine, ratios, summary } from './measure.mjs'
 import { save } from './report.mjs'
+import { goingHome } from './way-home.mjs'
 
 const isQuick = process.argv.includes('--quick')
 const rounds = isQuick ? 1 : 3
@@ -178,6 +179,7 @@ try {
     await applying('P9 apply in pieces of 1 MiB', MIB),
     await applying('P9 apply in pieces of 64 KiB', 64 * 1024),
     await failingOver(),
+    await goingHome({ folder, isQuick, rounds }),
   ]
   if (isQuick) process.stdout.write(`${JSON.stringify(groups, null, 2)}\n`)
   else save('recovery', { machine: machine(), groups })
