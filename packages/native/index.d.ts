@@ -15,8 +15,11 @@ export declare function abandonTracked(handle: number): void
 /** Writes the entries of logs to an image, in order, and syncs it. */
 export declare function applyLogs(image: string, logs: Array<string>, isVerified: boolean): NativeApplyReport
 
-/** Applies logs, in order, to an overlay, until the first entry that is later than `until_ns`. */
-export declare function applyLogsUntil(handle: number, logs: Array<string>, untilNs: bigint): void
+/**
+ * Applies logs, in order, to an overlay, until the first entry that is later than `untilNs`, or behind the entry
+ * `untilSequence`, where one is given.
+ */
+export declare function applyLogsUntil(handle: number, logs: Array<string>, untilNs: bigint, untilSequence?: number | undefined | null): void
 
 /** Puts a rule into force and returns its number. */
 export declare function armFault(rule: NativeFaultRule): number
@@ -92,6 +95,9 @@ export declare function faultOf(path: string, operation: string, at: number, len
 /** How often a rule has struck. */
 export declare function faultStrikes(number: number): number
 
+/** Finds an entry by its sequence number among logs of one disk, given in their order; null when none has it. */
+export declare function findLogEntry(logs: Array<string>, sequence: number): NativeFoundEntry | null
+
 /** Ends a resynchronization: the candidates are equal. */
 export declare function finishTrackedResync(handle: number): void
 
@@ -118,11 +124,30 @@ export declare function isSameDisk(a: string, b: string): boolean
  */
 export declare function lockFile(path: string): number
 
-/** Writes a view to a file that must not exist. */
+/** Counts and lists the entries of logs of one disk, given in their order. */
+export declare function logActivity(logs: Array<string>, window: NativeActivityWindow): NativeLogActivity
+
+/** Writes a view, or what an overlay shows, to a file that must not exist. */
 export declare function materialize(view: number, out: string, handle?: number | undefined | null): void
+
+/** Measures what verified logs will bring to an image; call it before they are applied. */
+export declare function measureLogs(image: string, logs: Array<string>): NativeChurn
 
 /** Moves what a point saved to the next older kept one. */
 export declare function mergePoint(target: NativeUndoTarget, into: number): NativeMergeReport
+
+/** What is counted and listed of kept logs. */
+export interface NativeActivityWindow {
+  /** Entries before and behind it are listed, Unix nanoseconds. */
+  aroundNs: bigint
+  /** Start of the first interval, Unix nanoseconds. */
+  fromNs: bigint
+  /** Nanoseconds of an interval. */
+  intervalNs: bigint
+  intervalCount: number
+  /** Entries listed on each side, at most. */
+  entriesMax: number
+}
 
 /** Result of applying logs to an image. */
 export interface NativeApplyReport {
@@ -135,6 +160,20 @@ export interface NativeApplyReport {
 export interface NativeBatch {
   log: NativeSealedLog
   nextOffset: number
+}
+
+/** What logs bring, and how well it compresses. */
+export interface NativeChurn {
+  writeCount: number
+  writeBytes: number
+  /** Bytes zeroed or given back. */
+  zeroBytes: number
+  /** What `writeBytes` would take at the entropy of their bytes. */
+  entropyBytes: number
+  /** Bytes of `writeBytes` that no compressor shrinks. */
+  noiseBytes: number
+  /** Bytes of them that replace data that one shrinks. */
+  turnedBytes: number
 }
 
 /** What a comparison found, and the digests of both sides: 16 bytes a chunk. */
@@ -193,6 +232,33 @@ export interface NativeFaultRule {
   afterBytes: number
   /** Operations to fail; 0 for all. */
   times: number
+}
+
+/** An entry found by its sequence number. */
+export interface NativeFoundEntry {
+  /** Which of the logs has it. */
+  logIndex: number
+  /** Unix nanoseconds. */
+  timeNs: bigint
+  /** The latest time of it and of what was logged before it, Unix nanoseconds. */
+  latestNs: bigint
+}
+
+/** What was written in one interval. */
+export interface NativeIntervalActivity {
+  writeCount: number
+  writeBytes: number
+  /** Bytes zeroed or given back. */
+  zeroBytes: number
+}
+
+/** What kept logs say of a window. */
+export interface NativeLogActivity {
+  intervals: Array<NativeIntervalActivity>
+  /** The last entries that are applied for the time asked for. */
+  before: Array<NativeLogEntry>
+  /** The first ones that are not. */
+  after: Array<NativeLogEntry>
 }
 
 /** What is wrong with a log, and where. */

@@ -773,7 +773,7 @@ if (
   }
 }
 
-const { abandonTracked, applyLogs, applyLogsUntil, armFault, beginTrackedResync, beginWork, buildTrackedBatch, changedRanges, closeDevice, closeLogEntries, closeTracked, coalesceTrackedLogs, compactPoint, compareRange, createImage, createOverlay, cutTracked, differingDeviceRanges, digestImage, digestOfDevice, digestTracked, disarmFault, discardDevice, dropPointsBefore, endWork, exportStrictLog, faultOf, faultStrikes, finishTrackedResync, flushDevice, flushDisk, foldTrackedLogs, growTracked, inspectLog, isSameDisk, lockFile, materialize, mergePoint, nbdCounters, nextLogEntries, notifyService, openLogEntries, openOverlay, openTracked, openTrackedOverlay, openView, overlayRanges, overlayState, overlayUsage, pinnedPoints, probeDisk, readDevice, releaseTrackedLogs, requireTrackedRanges, requireTrackedResync, saveUndo, saveUndoRanges, settleOverlay, startNbd, stopNbd, stopWork, syncRange, trackedCandidates, trackedDirty, trackedDiscard, trackedFlush, trackedLogs, trackedRead, trackedStatus, trackedWrite, trackedWriteZeroes, trackedWritten, undoSummary, unlockFile, verifyLog, verifyLogChain, workProgress, writeDevice } = nativeBinding
+const { abandonTracked, applyLogs, applyLogsUntil, armFault, beginTrackedResync, beginWork, buildTrackedBatch, changedRanges, closeDevice, closeLogEntries, closeTracked, coalesceTrackedLogs, compactPoint, compareRange, createImage, createOverlay, cutTracked, differingDeviceRanges, digestImage, digestOfDevice, digestTracked, disarmFault, discardDevice, dropPointsBefore, endWork, exportStrictLog, faultOf, faultStrikes, findLogEntry, finishTrackedResync, flushDevice, flushDisk, foldTrackedLogs, growTracked, inspectLog, isSameDisk, lockFile, logActivity, materialize, measureLogs, mergePoint, nbdCounters, nextLogEntries, notifyService, openLogEntries, openOverlay, openTracked, openTrackedOverlay, openView, overlayRanges, overlayState, overlayUsage, pinnedPoints, probeDisk, readDevice, releaseTrackedLogs, requireTrackedRanges, requireTrackedResync, saveUndo, saveUndoRanges, settleOverlay, startNbd, stopNbd, stopWork, syncRange, trackedCandidates, trackedDirty, trackedDiscard, trackedFlush, trackedLogs, trackedRead, trackedStatus, trackedWrite, trackedWriteZeroes, trackedWritten, undoSummary, unlockFile, verifyLog, verifyLogChain, workProgress, writeDevice } = nativeBinding
 export { abandonTracked }
 export { applyLogs }
 export { applyLogsUntil }
@@ -802,6 +802,7 @@ export { endWork }
 export { exportStrictLog }
 export { faultOf }
 export { faultStrikes }
+export { findLogEntry }
 export { finishTrackedResync }
 export { flushDevice }
 export { flushDisk }
@@ -810,7 +811,9 @@ export { growTracked }
 export { inspectLog }
 export { isSameDisk }
 export { lockFile }
+export { logActivity }
 export { materialize }
+export { measureLogs }
 export { mergePoint }
 export { nbdCounters }
 export { nextLogEntries }

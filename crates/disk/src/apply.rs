@@ -26,6 +26,24 @@ pub struct ApplyReport {
     pub discarded_bytes: u64,
 }
 
+/// Where the entries of logs end that are applied in part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// Before the first entry that is later than this, Unix nanoseconds.
+    Time(u64),
+    /// Behind the entry with this sequence number of the last log, which tells writes apart that came at the same time.
+    Sequence(u64),
+}
+
+impl Until {
+    fn is_past(self, entry: &Entry) -> bool {
+        match self {
+            Self::Time(time_ns) => entry.time_ns > time_ns,
+            Self::Sequence(sequence) => entry.sequence > sequence,
+        }
+    }
+}
+
 /// Writes the entries of `logs`, in order, to `image`, and syncs it.
 ///
 /// `is_verified` says that the logs were verified since they last could have changed, so that they are not read twice.
@@ -45,21 +63,20 @@ pub fn apply_logs(
             secondsite_hrl::verify(path, Some(size_bytes))?;
         }
     }
-    Applier::new(image, u64::MAX, stop).apply_all(logs)
+    Applier::new(image, Until::Time(u64::MAX), stop).apply_all(logs)
 }
 
-/// Writes the entries of `logs`, in order, to `image` until the first one that is later than `until_ns` (Unix nanoseconds), and
-/// syncs it: the state of a disk at a time between two cuts.
+/// Writes the entries of `logs`, in order, to `image` as far as `until`, and syncs it: the state of a disk between two cuts.
 ///
 /// # Errors
 /// As [`apply_logs`].
 pub fn apply_logs_until(
     image: &dyn BlockDevice,
     logs: &[&Path],
-    until_ns: u64,
+    until: Until,
     stop: &AtomicBool,
 ) -> Result<ApplyReport> {
-    let applier = Applier::new(image, until_ns, stop);
+    let applier = Applier::new(image, until, stop);
     for path in logs {
         secondsite_hrl::verify(path, Some(image.size_bytes()))?;
     }
@@ -68,8 +85,9 @@ pub fn apply_logs_until(
 
 struct Applier<'a> {
     image: &'a dyn BlockDevice,
-    /// Entries later than this end it.
-    until_ns: u64,
+    until: Until,
+    /// Whether the log at hand may end it.
+    is_watching: bool,
     is_ended: bool,
     stop: &'a AtomicBool,
     report: ApplyReport,
@@ -78,13 +96,24 @@ struct Applier<'a> {
 }
 
 impl<'a> Applier<'a> {
-    fn new(image: &'a dyn BlockDevice, until_ns: u64, stop: &'a AtomicBool) -> Self {
+    fn new(image: &'a dyn BlockDevice, until: Until, stop: &'a AtomicBool) -> Self {
         let report = ApplyReport::default();
-        Self { image, until_ns, is_ended: false, stop, report, gathered: Vec::new(), gathered_at: 0 }
+        Self {
+            image,
+            until,
+            is_watching: true,
+            is_ended: false,
+            stop,
+            report,
+            gathered: Vec::new(),
+            gathered_at: 0,
+        }
     }
 
     fn apply_all(mut self, logs: &[&Path]) -> Result<ApplyReport> {
-        for path in logs {
+        for (number, path) in logs.iter().enumerate() {
+            // Logs before the one with the entry are wanted whole, whatever their numbers are.
+            self.is_watching = matches!(self.until, Until::Time(_)) || number + 1 == logs.len();
             let disk_size_bytes = Some(self.image.size_bytes());
             let options = ReadOptions { disk_size_bytes, ..ReadOptions::default() };
             self.apply(&LogReader::open_with(path, options)?)?;
@@ -102,7 +131,7 @@ impl<'a> Applier<'a> {
                 return Err(DiskError::Stopped(Place::whole(self.image.path())));
             }
             for entry in &batch {
-                self.is_ended |= entry.time_ns > self.until_ns;
+                self.is_ended |= self.is_watching && self.until.is_past(entry);
                 if self.is_ended {
                     return Ok(());
                 }
@@ -229,6 +258,52 @@ mod tests {
             apply_logs(&image, &logs, true, &stop).unwrap();
             prop_assert_eq!(&bytes(&image), &oracle);
         }
+    }
+
+    /// Writes that came at the same time, as those of one batch do, and one that was logged behind a later one.
+    const TIMES: [u64; 6] = [5, 7, 7, 7, 6, 9];
+
+    fn timed_log(folder: &Path) -> PathBuf {
+        let path = folder.join("timed.hrl");
+        let index = FsLogFile::create_new(&index_path(&path)).unwrap();
+        let mut writer = LogWriter::create(
+            FsLogFile::create_new(&path).unwrap(),
+            index,
+            LogOptions { first_sequence: 1 << 21, ..options(1) },
+        )
+        .unwrap();
+        for (sector, time_ns) in TIMES.iter().enumerate() {
+            writer.append(&[Append::write(sector as u64 * 512, &[1; 512], *time_ns)]).unwrap();
+        }
+        writer.seal(10).unwrap();
+        path
+    }
+
+    fn written_sectors(until: Until) -> usize {
+        let folder = tempfile::tempdir().unwrap();
+        let path = timed_log(folder.path());
+        let image = image(folder.path());
+        apply_logs_until(&image, &[&path], until, &AtomicBool::new(false)).unwrap();
+        bytes(&image).chunks(512).filter(|sector| sector[0] == 1).count()
+    }
+
+    #[test]
+    fn a_time_ends_before_the_first_later_entry_and_a_sequence_number_behind_its_own() {
+        assert_eq!([4, 5, 6, 7, 9].map(|time_ns| written_sectors(Until::Time(time_ns))), [0, 1, 1, 5, 6]);
+        let numbers: Vec<_> = (0..6).map(|n| written_sectors(Until::Sequence((1 << 21) + n))).collect();
+        assert_eq!(numbers, [1, 2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn a_sequence_number_means_the_last_log_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        // Numbers begin anew when a disk is tracked anew.
+        let first = timed_log(folder.path());
+        let second = log(folder.path(), 2, &[(2, 100, 1, 1), (2, 101, 1, 1)]);
+        let image = image(folder.path());
+        apply_logs_until(&image, &[&first, &second], Until::Sequence(0), &AtomicBool::new(false)).unwrap();
+        let written: Vec<_> = bytes(&image).chunks(512).map(|sector| sector[0]).collect();
+        assert_eq!((&written[..7], &written[100..102]), (&[1, 1, 1, 1, 1, 1, 0][..], &[1, 0][..]));
     }
 
     #[test]

@@ -478,7 +478,7 @@ impl Layer {
         if let Some(until) = layer.choice.until {
             let later = model.kept.iter().filter(|log| log.number > layer.choice.point);
             let logs: Vec<&Path> = later.map(|log| log.path.as_path()).collect();
-            apply_logs_until(layer.overlay(), &logs, until, &GO_ON).unwrap();
+            apply_logs_until(layer.overlay(), &logs, secondsite_disk::Until::Time(until), &GO_ON).unwrap();
         }
         layer.assert_reads();
         layer

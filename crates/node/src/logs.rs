@@ -227,7 +227,7 @@ fn damage_of(damage: Damage) -> NativeLogDamage {
     }
 }
 
-fn entry_of(entry: &Entry) -> NativeLogEntry {
+pub fn entry_of(entry: &Entry) -> NativeLogEntry {
     let operation = match entry.operation {
         Operation::Write => "write",
         Operation::WriteZeroes => "write-zeroes",

@@ -14,8 +14,9 @@ use parking_lot::Mutex;
 use secondsite_disk::{
     Access, BlockDevice, FileDevice, Latest, MergeReport, Overlay, PointView, SaveReport, UndoOptions,
     ViewOptions, Work, changed_ranges as changed, compact_point as compact, differing_ranges,
-    drop_points_before as drop_before, materialize as materialize_view, merge_point as merge,
-    pinned_points as pinned, save_undo as save, save_undo_ranges as save_ranges, undo_summary as summary_of,
+    drop_points_before as drop_before, materialize as materialize_view, materialize_device,
+    merge_point as merge, pinned_points as pinned, save_undo as save, save_undo_ranges as save_ranges,
+    undo_summary as summary_of,
 };
 
 use crate::disks::digest_device;
@@ -267,10 +268,15 @@ pub fn differing_device_ranges(a: u32, b: u32, ranges: Vec<f64>, handle: Option<
     Ok(pairs_of(&found))
 }
 
-/// Writes a view to a file that must not exist.
+/// Writes a view, or what an overlay shows, to a file that must not exist.
 #[napi(catch_unwind)]
 pub fn materialize(view: u32, out: String, handle: Option<u32>) -> Result<()> {
-    materialize_view(&*view_of(view)?, Path::new(&out), &*work(handle)?).map_err(from_disk)
+    let (out, work) = (Path::new(&out), work(handle)?);
+    let written = match device(view)? {
+        Device::View(view) => materialize_view(&view, out, &work),
+        Device::Overlay(overlay, _) => materialize_device(&*overlay, out, &work),
+    };
+    written.map_err(from_disk)
 }
 
 /// 16 bytes a chunk of `ranges` of a view or an overlay.

@@ -28,8 +28,21 @@ const RANGES_MAX: usize = 4096;
 /// # Errors
 /// DISK_IN_USE when `out` exists; UNDO_DAMAGED; DISK_FULL, DISK_WRITE_FAILED, DISK_READ_FAILED; ABORTED.
 pub fn materialize(view: &PointView, out: &Path, work: &Work) -> Result<()> {
-    let target = FileDevice::create(out, view.size_bytes())?;
-    let written = write(view, &target, work)
+    write_out(view.size_bytes(), out, |target| write(view, target, work))
+}
+
+/// The same of a disk that is no view: a layer with writes of its own over one. It is copied, its holes left out.
+///
+/// # Errors
+/// As [`materialize`].
+pub fn materialize_device(device: &dyn BlockDevice, out: &Path, work: &Work) -> Result<()> {
+    let size_bytes = device.size_bytes();
+    write_out(size_bytes, out, |target| copy(device, target, 0, size_bytes, work))
+}
+
+fn write_out(size_bytes: u64, out: &Path, fill: impl FnOnce(&FileDevice) -> Result<()>) -> Result<()> {
+    let target = FileDevice::create(out, size_bytes)?;
+    let written = fill(&target)
         .and_then(|()| target.flush())
         .and_then(|()| Ok(sync_folder(out.parent().unwrap_or(Path::new(".")))?));
     if written.is_err() {
@@ -72,7 +85,7 @@ fn clone_image(view: &PointView, target: &FileDevice) -> Result<bool> {
     Ok(true)
 }
 
-fn copy(view: &PointView, target: &FileDevice, from: u64, end: u64, work: &Work) -> Result<()> {
+fn copy(view: &dyn BlockDevice, target: &FileDevice, from: u64, end: u64, work: &Work) -> Result<()> {
     let mut buffer = vec![0; PIECE_BYTES.min(end - from) as usize];
     let mut at = from;
     while at < end {
@@ -95,7 +108,7 @@ fn copy(view: &PointView, target: &FileDevice, from: u64, end: u64, work: &Work)
 }
 
 fn copy_piece(
-    view: &PointView,
+    view: &dyn BlockDevice,
     target: &FileDevice,
     at: u64,
     end: u64,

@@ -11,5 +11,5 @@ mod materialize;
 mod point;
 
 pub use changed::{Latest, changed_ranges, differing_ranges};
-pub use materialize::materialize;
+pub use materialize::{materialize, materialize_device};
 pub use point::{PointView, ViewOptions};
