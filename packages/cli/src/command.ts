@@ -228,7 +228,8 @@ function wholeNumber(text: string): number {
 /** Runs a verb; prints what it throws; Ctrl-C ends it softly, a second one at once. */
 async function invoke(streams: Output, action: Action, given: readonly unknown[]): Promise<ExitCode> {
   const command = given.at(-1) as Command
-  const options = command.opts()
+  // A verb that has verbs of its own takes what both have, wherever it stands in the line.
+  const options = command.optsWithGlobals()
   const isJson = options['json'] === true
   const output = streams.showing((options['progress'] ?? 'auto') as ProgressMode)
   const stop = new AbortController()

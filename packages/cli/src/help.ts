@@ -104,11 +104,16 @@ const POINTS = `
 Examples:
   secondsite points /mnt/second/web01
   secondsite points /mnt/second/web01 --json | jq '.points[] | select(.damage == null) | .number'
+  secondsite points /mnt/second/web01 --around 2026-11-21T10:15:00Z --span 2m    # just before the damage?
+  secondsite points /mnt/second/web01 --html churn.html
+  secondsite points lock /mnt/second/web01 4711 --until 2026-12-24T00:00:00Z
 `
 
 const RESTORE = `
-Example:
+Examples:
   secondsite restore /mnt/second/web01 --point 2026-11-21T09:55:00Z --to /srv/restored
+  secondsite restore /mnt/second/web01 --at 2026-11-21T10:14:59.123456789Z --to /srv/restored    # as points --around has it
+  secondsite restore /mnt/second/web01 --sequence os.raw:12582917 --to /srv/restored
 `
 
 const DIFF = `
@@ -184,6 +189,10 @@ Examples:
   'log apply': APPLY,
   'log export': EXPORT,
   points: POINTS,
+  'points lock': POINTS,
+  'points unlock': POINTS,
+  'points delete': POINTS,
+  'points digest': POINTS,
   restore: RESTORE,
   diff: DIFF,
   'test-failover': TEST_FAILOVER,

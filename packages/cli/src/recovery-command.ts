@@ -1,49 +1,11 @@
-/** The verbs on the recovery points of a replica: list, write out, compare. None of them disturbs replication. */
+/** The verbs on the recovery points of a replica: write out, compare. Neither disturbs replication. */
 
-import {
-  formatBytes,
-  formatDuration,
-  openReplica,
-  type RecoveryPoint,
-  type RecoveryPointChoice,
-} from '@secondsite/engine'
+import { formatBytes, openReplica, type RecoveryPointChoice } from '@secondsite/engine'
 import type { Invocation } from './command.js'
 import { EXIT, type ExitCode } from './exit-codes.js'
-import { table } from './output.js'
 
 /** Ranges that `diff` prints of each disk, at most; `--json` prints all. */
 const RANGES_SHOWN_MAX = 20
-
-/** `points REPLICA`. */
-export async function points(
-  { output, isJson }: Invocation,
-  [directory = '']: string[],
-  { deep = false }: { deep?: boolean },
-): Promise<ExitCode> {
-  await using replica = await openReplica({ directory })
-  const list = await replica.points({ deep })
-  const [machine, state, span] = [await replica.machine(), await replica.state(), await replica.keptSpan()]
-  if (isJson) output.json({ machine, state, points: list, everyWriteKept: span ?? null })
-  else {
-    output.say(`${machine}: ${state}`)
-    output.say(table(['point', 'time', 'age', 'kind', 'undo', 'locked until', 'note'], list.map(pointRow)))
-    if (span) output.say(`every write is kept from ${timeText(span.fromMs)} to ${timeText(span.toMs)}`)
-  }
-  return list.some(({ damage }) => damage) ? EXIT.different : EXIT.ok
-}
-
-function pointRow(one: RecoveryPoint): string[] {
-  const note = one.damage ? `damaged: ${one.damage.reason}` : one.isLatest ? 'newest state' : ''
-  return [
-    String(one.number),
-    timeText(one.cutTimeMs),
-    formatDuration(Math.max(0, Date.now() - one.cutTimeMs)),
-    one.kind,
-    one.isLatest ? '' : formatBytes(one.undoBytes),
-    one.lockedUntilMs === null ? '' : timeText(one.lockedUntilMs),
-    note,
-  ]
-}
 
 export function timeText(timeMs: number): string {
   return new Date(timeMs).toISOString()
@@ -53,12 +15,13 @@ export function timeText(timeMs: number): string {
 export async function restore(
   { output, isJson, signal }: Invocation,
   [directory = '']: string[],
-  given: { point: RecoveryPointChoice; to: string },
+  given: { point: RecoveryPointChoice; to: string; verify?: boolean },
 ): Promise<ExitCode> {
   await using replica = await openReplica({ directory })
   const startedMs = Date.now()
   const disks = await replica.restore(given.point, {
     directory: given.to,
+    verify: given.verify ?? false,
     signal,
     onProgress: ({ disk, doneBytes, totalBytes }) => {
       const elapsedMs = Math.max(1, Date.now() - startedMs)

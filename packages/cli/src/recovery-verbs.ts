@@ -1,7 +1,9 @@
 /** The command line of recovery points and failover. */
 
-import { type Command, Option } from 'commander'
-import type { Wire } from './command.js'
+import type { RecoveryPointChoice } from '@secondsite/engine'
+import { type Command, InvalidArgumentError, Option } from 'commander'
+import type { Invocation, Wire } from './command.js'
+import type { ExitCode } from './exit-codes.js'
 import { failback } from './failback-command.js'
 import {
   failoverCancel,
@@ -13,8 +15,19 @@ import {
 } from './failover-command.js'
 import { groupFailover, groupList, groupPointList } from './group-command.js'
 import { seconds } from './protect-options.js'
-import { diff, points, restore } from './recovery-command.js'
-import { diskPath, GROUP_POINT_TEXT, groupPoint, POINT_TEXT, point } from './recovery-options.js'
+import { diff, restore } from './recovery-command.js'
+import {
+  addPointOptions,
+  diskPath,
+  GROUP_POINT_TEXT,
+  groupPoint,
+  type PointGiven,
+  POINT_TEXT,
+  point,
+  pointChoice,
+  time,
+} from './recovery-options.js'
+import { points, pointsDelete, pointsDigest, pointsLock, pointsUnlock } from './recovery-points-command.js'
 import { reverse } from './reverse-command.js'
 import { settingsSet, settingsShow } from './settings-command.js'
 import { testList, testStart, testStop } from './test-failover-command.js'
@@ -28,19 +41,14 @@ const YES = ['--yes', 'do it; without it, only what would happen is said'] as co
 
 /** Adds the verbs of recovery to the program. */
 export function addRecoveryVerbs(program: Command, wire: Wire, help: Help): void {
-  const listed = program
-    .command('points')
-    .description('List what a replica can show: recovery points, and what is wrong with them.')
-    .argument(...REPLICA)
-    .option('--deep', 'check every byte that leads back to a point')
-  wire(listed, points as never)
+  addPointsVerbs(program, wire)
   const restored = program
     .command('restore')
     .description('Write the disks of a recovery point into a folder, while replication goes on.')
     .argument(...REPLICA)
-    .requiredOption('--point <point>', POINT_TEXT, point)
     .requiredOption('--to <folder>', 'no file in it is overwritten')
-  wire(restored, restore as never)
+    .option('--verify', 'read what was written again, and compare it with the digest of the point')
+  wire(addPointOptions(restored), withPoint(restore as never))
   const compared = program
     .command('diff')
     .description('List what was overwritten between two recovery points.')
@@ -53,6 +61,63 @@ export function addRecoveryVerbs(program: Command, wire: Wire, help: Help): void
   wire(reverseVerb(program), reverse as never)
   wire(failbackVerb(program), failback as never)
   addGroupVerbs(program, wire, help)
+}
+
+function addPointsVerbs(program: Command, wire: Wire): void {
+  const listed = program
+    .command('points')
+    .description(
+      'List what a replica can show: recovery points, what was changed between, and what is wrong with them.',
+    )
+    .argument(...REPLICA)
+    .option('--deep', 'check every byte that leads back to a point')
+    .option(
+      '--around <time>',
+      'what was written around a time, write by write, where every write is kept',
+      time,
+    )
+    .option('--span <time>', 'how far around it: 30s, 10m; default 5m', seconds)
+    .option('--writes <count>', 'writes listed before and behind it, default 10', wholeNumber)
+    .option('--svg <file>', 'draw what was written over time, and how well it compresses')
+    .option('--html <file>', 'the same as a page, with the points as a table')
+  wire(listed, points as never)
+  const numbered = (name: string, description: string): Command =>
+    listed
+      .command(name)
+      .description(description)
+      .argument(...REPLICA)
+      .argument('<point>', 'a number of `points`', pointNumber)
+  const lock = numbered('lock', 'Keep a recovery point: nothing removes it before a time.')
+  wire(lock.requiredOption('--until <time>', 'such as 2026-12-24T00:00:00Z', time), pointsLock as never)
+  const digest = numbered(
+    'digest',
+    'Compute the digest of a recovery point over all its disks, and store it.',
+  )
+  wire(digest, pointsDigest)
+  const unlock = numbered('unlock', 'Let the rules of the policy hold for a point again.')
+  wire(unlock.option(...YES), pointsUnlock as never)
+  const removed = numbered('delete', 'Remove a recovery point before the rules do.')
+  wire(removed.option(...YES), pointsDelete as never)
+}
+
+function pointNumber(text: string): number {
+  if (/^\d{1,12}$/.test(text)) return Number(text)
+  throw new InvalidArgumentError('It must be a number of `points`.')
+}
+
+function wholeNumber(text: string): number {
+  if (/^\d{1,9}$/.test(text)) return Number(text)
+  throw new InvalidArgumentError('A whole number is needed.')
+}
+
+type Action = Parameters<Wire>[1]
+
+/** Gives a verb the state that is meant, however it was said, as its option `point`. */
+function withPoint(action: Action, initial?: RecoveryPointChoice): Action {
+  return (invocation: Invocation, args: string[], options: Record<string, unknown>): Promise<ExitCode> => {
+    const chosen = pointChoice(options as PointGiven, initial)
+    return action(invocation, args, { ...options, point: chosen })
+  }
 }
 
 function addTestVerbs(program: Command, wire: Wire, help: Help): void {
@@ -70,9 +135,8 @@ function addTestVerbs(program: Command, wire: Wire, help: Help): void {
     .argument(...REPLICA)
     .option(...NBD)
     .option(...RUN)
-    .option('--point <point>', POINT_TEXT, point, 'LatestProcessed' as never)
     .option('--lifetime <time>', 'end by itself after 30m, 2h', seconds)
-  wire(started, testStart as never)
+  wire(addPointOptions(started), withPoint(testStart as never, 'LatestProcessed'))
   wire(
     test
       .command('list')
@@ -108,11 +172,10 @@ function addFailoverVerbs(program: Command, wire: Wire, help: Help): void {
     .argument(...REPLICA)
     .option(...NBD)
     .option(...RUN)
-    .option('--point <point>', POINT_TEXT, point, 'Latest' as never)
     .option('--planned', 'after `failover prepare`: the last state, nothing lost')
     .option('--fence-primary', 'although the primary still replicates: it is refused from then on')
     .option(...YES)
-  wire(started, failoverStart as never)
+  wire(addPointOptions(started), withPoint(failoverStart as never, 'Latest'))
   const served = failover.command('serve').description('Serve the disks of a failover that has begun.')
   wire(
     served
@@ -125,11 +188,10 @@ function addFailoverVerbs(program: Command, wire: Wire, help: Help): void {
     .command('change-point')
     .description('Begin the failover anew at another point, and serve.')
     .argument(...REPLICA)
-    .requiredOption('--point <point>', POINT_TEXT, point)
     .option(...NBD)
     .option(...RUN)
     .option(...YES)
-  wire(changed, failoverChange as never)
+  wire(addPointOptions(changed), withPoint(failoverChange as never))
   const cancelled = failover.command('cancel').description('End the failover as if it had never been.')
   wire(cancelled.argument(...REPLICA).option(...YES), failoverCancel as never)
   const committed = failover

@@ -429,7 +429,7 @@ export const ERROR_TABLE = {
   POINT_LOCKED: final(
     'accessDenied',
     'Recovery points are locked until a time that has not come yet.',
-    'Wait until then, or confirm by name that they go with the commit.',
+    'Wait until then, unlock them with `secondsite points unlock`, or confirm by name that they go with the commit.',
   ),
   POINT_NOT_EXACT: final(
     'notAvailable',

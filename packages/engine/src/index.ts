@@ -31,9 +31,18 @@ export type { DiskVerification, VerifyReport } from './protection/verification.j
 export type { QuiesceReport } from './quiesce/quiesce.js'
 export type { QuiesceInput, QuiesceSettings } from './quiesce/settings.js'
 export type { Random } from './random.js'
-export type { KeptSpan, RecoveryPointChoice, StateInTime } from './recovery/choice.js'
+export type {
+  AroundOptions,
+  InexactReason,
+  WriteInterval,
+  WriteMoment,
+  WritesAround,
+} from './recovery/around.js'
+export type { KeptGap, KeptSpan, RecoveryPointChoice, StateInTime } from './recovery/choice.js'
+export type { Churn, CutChurn, PointSuspicion, ReplicaNotice } from './recovery/churn.js'
 export type { RecoveryDevice } from './recovery/device.js'
 export type { DiskDifference } from './recovery/diff.js'
+export type { DigestOptions, DigestProgress } from './recovery/digest.js'
 export type { Failover, FailoverInfo } from './recovery/failover.js'
 export type { PointDamage, RecoveryPoint } from './recovery/points.js'
 export type {

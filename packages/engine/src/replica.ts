@@ -56,7 +56,13 @@ export async function openReplica(options: ReplicaOptions): Promise<Replica> {
       const facts = { isInitialReplicationDone: true, ...(stateBefore ? { stateBefore } : {}) }
       return requireTransition('replica', state, trigger, facts, machine)
     },
-    applyReceived: () => applyReceived(directory, clock, pool, step),
+    applyReceived: () =>
+      asOwner(directory, clock, pool, step, async (applier) => {
+        await applier.applyReceived()
+      }),
+    letGo: async () => {
+      await asOwner(directory, clock, pool, step, (applier) => applier.expire())
+    },
   }
   const replica = new Replica(context, async () => {
     await pool.close()
@@ -72,15 +78,16 @@ export async function openReplica(options: ReplicaOptions): Promise<Replica> {
 }
 
 /** As the owner of the store for a moment. @returns false when another process is */
-async function applyReceived(
+async function asOwner(
   directory: string,
   clock: Clock,
   pool: WorkerPool,
   step: StepObserver,
+  action: (applier: ReplicaApplier) => Promise<void>,
 ): Promise<boolean> {
   try {
     await using store = ReplicaStore.open(directory, clock)
-    await new ReplicaApplier(store, replicaWork(pool, step), clock).applyReceived()
+    await action(new ReplicaApplier(store, replicaWork(pool, step), clock))
     return true
   } catch (error) {
     if (isSecondsiteError(error, 'STORE_IN_USE')) return false

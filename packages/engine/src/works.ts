@@ -7,7 +7,7 @@ import { fromSystemError } from './errors.js'
 import type { FrozenCuts } from './frozen-cuts.js'
 import type { ReplicaWork } from './apply/replica-work.js'
 import { digestListBytes } from './resync/compare.js'
-import type { NativeSealedLog, NativeUndoSummary } from './native/index.js'
+import type { NativeChurn, NativeSealedLog, NativeUndoSummary } from './native/index.js'
 import type { WorkerPool } from './pool/pool.js'
 import type { CompressionPolicy } from './pool/frame.js'
 import { transition } from './protection/machine.js'
@@ -117,6 +117,8 @@ export function replicaWork(pool: WorkerPool, step: StepObserver): ReplicaWork {
     saveUndo: async (imagePath, logPaths, place) => {
       await run('saveUndo', imagePath, [...logPaths], place)
     },
+    measureLogs: async (imagePath, logPaths) =>
+      (await run('measureLogs', imagePath, [...logPaths])) as NativeChurn,
     undoPoints: async (undoDirectory) => {
       const { points } = (await run('undoSummary', undoDirectory, false)) as NativeUndoSummary
       return points.map(({ point }) => point)

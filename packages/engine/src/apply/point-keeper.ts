@@ -73,6 +73,11 @@ export class PointKeeper {
     return logs.filter((log) => log.kind === 'initial')
   }
 
+  /** Kept points, oldest first. */
+  points(): Promise<Point[]> {
+    return this.#recovery.points()
+  }
+
   async #rowOf({ logId, diskId, cycleNumber, kind, path, indexPath, ...log }: SpooledLog): Promise<KeptLog> {
     const cycle = await this.#store.cycle(cycleNumber)
     return {
@@ -84,6 +89,7 @@ export class PointKeeper {
       indexPath: join(this.#history, basename(indexPath)),
       sizeBytes: log.logSizeBytes + log.indexSizeBytes,
       cutTimeMs: cycle?.cutTimeMs ?? 0,
+      isCoalesced: log.isCoalesced,
     }
   }
 

@@ -9,9 +9,11 @@
 
 import { join } from 'node:path'
 import type { Clock } from '../clock.js'
-import { isSecondsiteError } from '../errors.js'
+import { isSecondsiteError, toPlainError } from '../errors.js'
+import { InsightStore } from '../store/insight-store.js'
 import type { Receipt, ReplicaDisk, SpooledLog } from '../store/replica-schema.js'
 import type { ReplicaStore } from '../store/replica-store.js'
+import { ChurnMeter } from './churn-meter.js'
 import { PointKeeper } from './point-keeper.js'
 import type { ReplicaWork } from './replica-work.js'
 import { Spool } from './spool.js'
@@ -21,6 +23,8 @@ export class ReplicaApplier {
   readonly #work: ReplicaWork
   readonly #keeper: PointKeeper
   readonly #clock: Clock
+  readonly #meter: ChurnMeter
+  readonly insight: InsightStore
   readonly spool: Spool
 
   constructor(store: ReplicaStore, work: ReplicaWork, clock: Clock) {
@@ -28,6 +32,8 @@ export class ReplicaApplier {
     this.#work = work
     this.#clock = clock
     this.#keeper = new PointKeeper(store, work, clock)
+    this.#meter = new ChurnMeter(store, work, clock)
+    this.insight = new InsightStore(store, clock)
     this.spool = new Spool(join(store.directory, 'spool'))
   }
 
@@ -42,12 +48,22 @@ export class ReplicaApplier {
     const logs = await this.#logsOf(cycles)
     const disks = await this.#store.disks()
     await this.#work.step('apply.before-marking')
-    await this.#applyAll(disks, logs, () => this.#keeper.begin(cycles, disks, logs))
+    await this.#applyAll(disks, logs, () => this.#begin(cycles, disks, logs))
     await this.#work.step('apply.before-watermark')
     await this.#store.markApplied(cycles.map((cycle) => cycle.cycleNumber))
     await this.#work.step('apply.before-cleaning')
     await this.#clean(logs)
     return last
+  }
+
+  /** A measurement that fails leaves its cuts without one: whatever hinders it hinders applying more, and is met there. */
+  async #begin(
+    cycles: readonly Receipt[],
+    disks: readonly ReplicaDisk[],
+    logs: readonly SpooledLog[],
+  ): Promise<void> {
+    await this.#keeper.begin(cycles, disks, logs)
+    await this.#meter.measure(cycles, disks, logs).catch(() => {})
   }
 
   /** Throws held and unfinished shipments away, with their files; what is applied stays. */
@@ -111,10 +127,21 @@ export class ReplicaApplier {
     if (paths.length > 0) await this.#work.applyLogs(disk.imagePath, paths)
   }
 
-  /** Lets go of recovery points that no rule keeps, and of test failovers that nobody holds any more. */
+  /**
+   * Lets go of recovery points that no rule keeps, and of test failovers that nobody holds any more. Nothing depends on it at
+   * once: a failure costs room, not data, is told to the primary, and the next call tries again.
+   */
   async expire(): Promise<void> {
-    await this.#work.endExpiredTests(this.#store, this.#clock)
-    await this.#keeper.expire()
+    try {
+      await this.#work.endExpiredTests(this.#store, this.#clock)
+      await this.#keeper.expire()
+      const oldest = (await this.#keeper.points()).at(0)?.cutTimeMs ?? Number.MAX_SAFE_INTEGER
+      await this.insight.pruneChurn(oldest)
+    } catch (error) {
+      const { code, message, details } = toPlainError(error)
+      // A store that takes no row takes no shipment either, which is told as an error.
+      await this.insight.addNotice('EXPIRY_FAILED', { code, message, ...details }).catch(() => {})
+    }
   }
 
   async #clean(logs: readonly SpooledLog[]): Promise<void> {

@@ -7,7 +7,7 @@
  */
 
 import { join } from 'node:path'
-import { SecondsiteError } from '../errors.js'
+import { type ErrorDetails, SecondsiteError } from '../errors.js'
 import type { Receipt, ReplicaDisk } from '../store/replica-schema.js'
 import { lastTestFailoverMs } from '../store/recovery-store.js'
 import type { ReplicaStore } from '../store/replica-store.js'
@@ -17,6 +17,7 @@ import {
   errorMessage,
   type HeaderOf,
   message,
+  NOTICES_MAX,
   PROTOCOL_VERSION,
 } from '../transport/messages.js'
 import { IncomingLog } from './incoming-log.js'
@@ -113,9 +114,22 @@ export class ReplicaSession {
     if (applied?.kind === 'delta') await this.#caughtUp()
     await this.#applier.cleanApplied()
     this.#isOpen = true
-    await this.#channel.send(
-      message('welcome', { key: hello.key, protocolVersion: PROTOCOL_VERSION, ...(await this.#position()) }),
-    )
+    await this.#telling(async (notices) => {
+      const welcome = { key: hello.key, protocolVersion: PROTOCOL_VERSION, notices }
+      await this.#channel.send(message('welcome', { ...welcome, ...(await this.#position()) }))
+    })
+  }
+
+  /** Sends what was not told yet with a message; what was sent and lost stays in the store's list. */
+  async #telling(send: (notices: HeaderOf<'welcome'>['notices']) => Promise<void>): Promise<void> {
+    const { insight } = this.#applier
+    // The message is what matters; what cannot be read or marked now is told with the next.
+    const rows = (await insight.untoldNotices().catch(() => [])).slice(0, NOTICES_MAX)
+    const notices = rows.map(({ code, timeMs, detailsJson }) => {
+      return { code, timeMs, details: JSON.parse(detailsJson) as ErrorDetails }
+    })
+    await send(notices)
+    await insight.markTold(rows.map(({ noticeId }) => noticeId)).catch(() => {})
   }
 
   /**
@@ -157,6 +171,7 @@ export class ReplicaSession {
     const logs = begin.logs.map((log) => {
       const { log: path, index: indexPath } = this.#applier.spool.paths(cycleNumber, log.logId)
       const { logId, diskId, previousLogId, logSizeBytes, indexSizeBytes } = log
+      const isCoalesced = log.isCoalesced ? 1 : 0
       const sizes = { logSizeBytes, indexSizeBytes }
       return {
         logId,
@@ -167,6 +182,7 @@ export class ReplicaSession {
         state: 'spooling' as const,
         path,
         indexPath,
+        isCoalesced,
         ...sizes,
       }
     })
@@ -273,8 +289,7 @@ export class ReplicaSession {
       const applied = await this.#applier.applyReceived()
       if (applied?.kind === 'delta') await this.#caughtUp()
       if (applied) await this.#tellApplied(applied)
-      // Beside the conversation: a failure costs room, not data, and the next shipment tries again.
-      if (applied) await this.#applier.expire().catch(() => {})
+      if (applied) await this.#applier.expire()
     } catch (error) {
       this.#applyFailure = error as Error
       await this.#channel.send(errorMessage(error)).catch(() => {})
@@ -295,7 +310,9 @@ export class ReplicaSession {
   }
 
   #tellApplied({ cycleNumber: key, cutTimeMs }: Receipt): Promise<void> {
-    return this.#channel.send(message('applied', { key, cutTimeMs })).catch(() => {})
+    const send = (notices: HeaderOf<'applied'>['notices']): Promise<void> =>
+      this.#channel.send(message('applied', { key, cutTimeMs, notices }))
+    return this.#telling(send).catch(() => {})
   }
 
   async #digests(request: HeaderOf<'digest-request'>): Promise<void> {

@@ -3,7 +3,7 @@
  */
 
 import type { Clock } from '../clock.js'
-import type { DigestAlgorithm } from '../native/types.js'
+import type { DigestAlgorithm, NativeChurn } from '../native/types.js'
 import type { ByteRange } from '../ranges.js'
 import type { ReplicationState } from '../states.js'
 import type { ReplicaStore } from '../store/replica-store.js'
@@ -51,6 +51,8 @@ export interface ReplicaWork {
   verifyLog(paths: SpoolPaths, diskSizeBytes: number): Promise<void>
   /** Saves, durably, what logs will overwrite of an image and the point does not hold yet. */
   saveUndo(imagePath: string, logPaths: readonly string[], place: UndoPlace): Promise<void>
+  /** Measures what verified logs will bring to an image. */
+  measureLogs(imagePath: string, logPaths: readonly string[]): Promise<NativeChurn>
   /** Points that files in an undo folder belong to, ascending. */
   undoPoints(undoDirectory: string): Promise<number[]>
   /** Points of an undo folder with a view that is open in some process. */

@@ -148,6 +148,20 @@ export interface NativeLogEntry {
   readonly timeNs: bigint
 }
 
+/** What logs bring to an image, measured before they are applied. */
+export interface NativeChurn {
+  readonly writeCount: number
+  readonly writeBytes: number
+  /** Bytes zeroed or given back. */
+  readonly zeroBytes: number
+  /** What `writeBytes` would take at the entropy of their bytes. */
+  readonly entropyBytes: number
+  /** Bytes of `writeBytes` that no compressor shrinks. */
+  readonly noiseBytes: number
+  /** Bytes of them that replace data that one shrinks. */
+  readonly turnedBytes: number
+}
+
 /** Where undo of a disk is saved, and for which recovery point. */
 export interface NativeUndoTarget {
   /** The undo folder of the disk; made when it is not there. */

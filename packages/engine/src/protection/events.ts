@@ -73,6 +73,8 @@ export const EVENTS = {
     'warning',
     'no test failover was made for long: nobody knows whether the replica starts',
   ],
+  encryptionSuspected: [40060, 'warning', 'data looks as if it was being encrypted in place'],
+  expiryFailed: [40061, 'warning', 'the replica could not let go of recovery points or kept logs'],
 } as const satisfies Record<string, readonly [number, EventLevel, string]>
 
 /** Name of an event. */

@@ -70,6 +70,8 @@ export type HealthCode =
   | 'LOGS_COALESCED'
   | 'QUIESCE_FAILED'
   | 'TEST_FAILOVER_DUE'
+  | 'ENCRYPTION_SUSPECTED'
+  | 'EXPIRY_FAILED'
 
 type Finding = Omit<HealthDetail, 'code'>
 type Rule = (facts: HealthFacts) => Finding | null
@@ -95,6 +97,8 @@ const RULES: readonly (readonly [HealthCode, Rule])[] = [
   ['LOGS_COALESCED', logsCoalesced],
   ['QUIESCE_FAILED', quiesceFailed],
   ['TEST_FAILOVER_DUE', testFailoverDue],
+  ['ENCRYPTION_SUSPECTED', encryptionSuspected],
+  ['EXPIRY_FAILED', expiryFailed],
 ]
 
 const ORDER: readonly ReplicationHealth[] = ['NotApplicable', 'Normal', 'Warning', 'Critical']
@@ -215,4 +219,18 @@ function testFailoverDue(facts: HealthFacts): Finding | null {
       ? `no test failover was ever made, ${days} days after the machine was protected`
       : `the last test failover was made ${days} days ago`
   return { health: 'Warning', params, text }
+}
+
+function encryptionSuspected(facts: HealthFacts): Finding | null {
+  const { encryptionSuspectedCount: count } = facts.counters
+  if (count === 0) return null
+  const text = 'data looks as if it was being encrypted in place: look at the recovery points before it'
+  return { health: 'Warning', params: { count }, text }
+}
+
+function expiryFailed(facts: HealthFacts): Finding | null {
+  const { expiryFailureCount: count } = facts.counters
+  if (count === 0) return null
+  const text = 'the replica could not let go of recovery points or kept logs: its disk may fill'
+  return { health: 'Warning', params: { count }, text }
 }

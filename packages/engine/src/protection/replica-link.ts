@@ -10,6 +10,8 @@ import { Link } from '../transport/link.js'
 import type { MachineContext } from './machine-context.js'
 
 export type Welcome = HeaderOf<'welcome'>
+/** What happened at the replica, as it tells with other messages. */
+export type Notice = Welcome['notices'][number]
 
 /** An open conversation. */
 export interface Conversation {
@@ -19,6 +21,9 @@ export interface Conversation {
   nextKey(): number
   /** Tells the replica the sizes of disks that have grown since it was told, before a log of their new ranges comes. */
   tellSizes(): Promise<void>
+  /** What the replica has told of itself so far. */
+  readonly notices: readonly Notice[]
+  noted(notices: readonly Notice[]): void
 }
 
 /**
@@ -38,15 +43,17 @@ export async function withReplica<Result>(
     const nextKey = (): number => (key += 1)
     let told = sizesOf(context)
     const welcome = await greet(context, link, nextKey(), signal)
+    const notices: Notice[] = [...welcome.notices]
+    const noted = (more: readonly Notice[]): void => void notices.push(...more)
     await refuseOlder(context, welcome)
     await refuseNewer(context, welcome)
     const tellSizes = async (): Promise<void> => {
       const sizes = sizesOf(context)
       if (sizes.every((sizeBytes, index) => sizeBytes === told[index])) return
       told = sizes
-      await greet(context, link, nextKey(), signal)
+      noted((await greet(context, link, nextKey(), signal)).notices)
     }
-    return await action({ link, welcome, nextKey, tellSizes })
+    return await action({ link, welcome, nextKey, tellSizes, notices, noted })
   } finally {
     await link.close()
   }

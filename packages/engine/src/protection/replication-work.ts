@@ -8,6 +8,7 @@
 import { asSecondsiteError, type SecondsiteError, throwIfAborted } from '../errors.js'
 import type { QuiesceReport } from '../quiesce/quiesce.js'
 import type { PointKind } from '../states.js'
+import type { EventName } from './events.js'
 import type { CutBarrier } from './group-barrier.js'
 import { copyDisks, runInitialReplication } from './initial-replication.js'
 import type { MachineContext } from './machine-context.js'
@@ -16,7 +17,7 @@ import { closeCopies, copiedDisks, noteCopies } from './membership.js'
 import type { Monitor } from './monitor.js'
 import { type Progress, type ProgressListener, ProgressMeter, type ProgressPhase } from './progress.js'
 import { QuiescedCuts } from './quiesced-cuts.js'
-import { type Conversation, withReplica } from './replica-link.js'
+import { type Conversation, type Notice, withReplica } from './replica-link.js'
 import { beginResync, candidateBytes, type ResyncReport, runResync } from './resynchronization.js'
 import { crashConsistentCut, type MakeCut, queueCut, shipQueue } from './shipping.js'
 import { missedCycles } from './statistics.js'
@@ -308,6 +309,16 @@ export class ReplicationWork {
     await this.#context.events.raise(this.#context, 'recovered')
   }
 
+  /** What the replica found becomes events, and a warning of the health until the monitoring interval ends. */
+  async #tellNotices(notices: readonly Notice[]): Promise<void> {
+    for (const { code, timeMs, details } of notices) {
+      const known = EVENT_OF_NOTICE.get(code)
+      if (known === undefined) continue // A later replica knows more than this primary.
+      await this.#monitor.count({ kind: known.counted })
+      await this.#context.events.raise(this.#context, known.event, { ...details, noticedMs: timeMs })
+    }
+  }
+
   /** Works over a link; what fails is remembered before it is thrown on. */
   async #run<Result>(
     job: JobOptions,
@@ -315,9 +326,13 @@ export class ReplicationWork {
   ): Promise<Result> {
     try {
       throwIfAborted(job.signal)
-      const result = await withReplica(this.#context, job.signal, (conversation) =>
-        action(conversation, job.signal),
-      )
+      const result = await withReplica(this.#context, job.signal, async (conversation) => {
+        try {
+          return await action(conversation, job.signal)
+        } finally {
+          await this.#tellNotices(conversation.notices)
+        }
+      })
       await this.#works()
       return result
     } catch (error) {
@@ -362,6 +377,15 @@ export class ReplicationWork {
       await this.#context.events.raise(this.#context, 'diskCopied', { disk })
   }
 }
+
+/** What becomes of a notice of the replica, by its code. */
+const EVENT_OF_NOTICE: ReadonlyMap<
+  string,
+  { readonly event: EventName; readonly counted: 'suspicion' | 'expiry-failure' }
+> = new Map([
+  ['ENCRYPTION_SUSPECTED', { event: 'encryptionSuspected', counted: 'suspicion' }],
+  ['EXPIRY_FAILED', { event: 'expiryFailed', counted: 'expiry-failure' }],
+])
 
 function totalSize(disks: readonly TrackedDisk[]): number {
   return disks.reduce((total, disk) => total + disk.sizeBytes, 0)

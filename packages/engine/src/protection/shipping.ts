@@ -22,6 +22,8 @@ import type { Conversation } from './replica-link.js'
 export interface QueueEntry {
   readonly diskId: string
   readonly log: NativeSealedLog
+  /** Of overlapping writes only the last is in it; default false. */
+  readonly isCoalesced?: boolean
 }
 
 /** What one call of {@link shipQueue} did. */
@@ -70,11 +72,12 @@ export async function queueShipment(
   return cycleNumber
 }
 
-function rowOf({ diskId, log }: QueueEntry) {
+function rowOf({ diskId, log, isCoalesced = false }: QueueEntry) {
   const { id: logId, previousId: previousLogId, path, indexPath, firstSequence, nextSequence } = log
   const { logSizeBytes, indexSizeBytes, entryCount, dataBytes, cutTimeMs } = log
   const place = { logId, diskId, previousLogId, path, indexPath, firstSequence, nextSequence }
-  return { ...place, logSizeBytes, indexSizeBytes, entryCount, dataBytes, cutTimeMs }
+  const sizes = { logSizeBytes, indexSizeBytes, entryCount, dataBytes }
+  return { ...place, ...sizes, cutTimeMs, isCoalesced: isCoalesced ? 1 : 0 }
 }
 
 /** What a cut was, as its shipment tells it. */
@@ -105,18 +108,25 @@ export async function queueCut(
   const point = await makeCut(context)
   await context.work.step('cycle.after-cut')
   const { coalesce, keepEveryWrite } = context.policy
-  if (coalesce.enabled && keepEveryWrite.hours === 0) await coalesceFresh(context)
+  const isFolded = coalesce.enabled && keepEveryWrite.hours === 0
+  const coalescedIds = isFolded ? await coalesceFresh(context) : new Set<string>()
   await context.work.step('cycle.before-queueing')
-  return queueShipment(context, 'delta', await unqueuedLogs(context), { ...point, ...options })
+  const entries = (await unqueuedLogs(context)).map((entry) => {
+    return { ...entry, isCoalesced: coalescedIds.has(entry.log.id) }
+  })
+  return queueShipment(context, 'delta', entries, { ...point, ...options })
 }
 
-/** Of overlapping writes of one cycle only the last bytes travel, where that saves enough. */
-async function coalesceFresh(context: MachineContext): Promise<void> {
+/** Of overlapping writes of one cycle only the last bytes travel, where that saves enough. @returns ids of such logs */
+async function coalesceFresh(context: MachineContext): Promise<Set<string>> {
   const fresh = await unqueuedLogs(context)
+  const coalesced = new Set<string>()
   for (const disk of context.disks) {
     const ids = fresh.filter((entry) => entry.diskId === disk.diskId).map((entry) => entry.log.id)
-    if (ids.length > 0) await disk.coalesceLogs(ids)
+    // The log that is made takes the place, and the id, of the last one.
+    if (ids.length > 0 && (await disk.coalesceLogs(ids))) coalesced.add(ids.at(-1) ?? '')
   }
+  return coalesced
 }
 
 /** Sealed logs that stand in no shipment yet. */
@@ -137,13 +147,16 @@ export async function untouchedCycles(context: MachineContext): Promise<Cycle[]>
 /** Records one shipment in place of `cycles`, with the logs that are there now. */
 export async function requeue(context: MachineContext, cycles: readonly Cycle[]): Promise<void> {
   const numbers = cycles.map((cycle) => cycle.cycleNumber)
-  const others = (await context.store.queuedLogs(context.machineId)).filter(
-    (log) => !numbers.includes(log.cycleNumber),
-  )
-  const queued = new Set(others.map((log) => log.logId))
+  const rows = await context.store.queuedLogs(context.machineId)
+  const replaced = new Map(rows.map((row) => [row.logId, row]))
+  const queued = new Set(rows.filter((row) => !numbers.includes(row.cycleNumber)).map((row) => row.logId))
   const entries = context.disks.flatMap((disk) => {
     const logs = disk.unreleasedLogs().filter((log) => !queued.has(log.id))
-    return logs.map((log) => ({ diskId: disk.diskId, log }))
+    return logs.map((log) => ({
+      diskId: disk.diskId,
+      log,
+      isCoalesced: isOtherNow(log, replaced.get(log.id)),
+    }))
   })
   const isRebase = cycles.some((cycle) => cycle.isRebase === 1)
   // The images show the newest of the cuts, so theirs is the point.
@@ -151,6 +164,12 @@ export async function requeue(context: MachineContext, cycles: readonly Cycle[])
   const { cutTimeMs, pointKind, groupPointId } = newest
   const point = { cutTimeMs, pointKind, groupPointId }
   await queueShipment(context, 'delta', entries, { isRebase, replaces: numbers, ...point })
+}
+
+/** A log that begins with another entry than the one that was queued was made of several; also where a death came in between. */
+function isOtherNow(log: NativeSealedLog, row: QueuedLog | undefined): boolean {
+  if (row === undefined) return false
+  return row.isCoalesced === 1 || row.firstSequence !== log.firstSequence
 }
 
 /** Forgets what is queued but batches of a first copy: the logs are folded into the changed map. */
@@ -204,12 +223,13 @@ export async function shipQueue(
 
 async function shipOne(
   context: MachineContext,
-  { link, welcome }: Conversation,
+  conversation: Conversation,
   cycle: Cycle,
   meter: ProgressMeter,
   totals: ShipTotals,
   signal?: AbortSignal,
 ): Promise<void> {
+  const { link, welcome } = conversation
   const { cycleNumber: number } = cycle
   const isHeld = cycle.kind === 'resync'
   if (number <= welcome.appliedShipment) return settleApplied(context, number)
@@ -225,7 +245,7 @@ async function shipOne(
   await context.work.step('ship.before-received')
   await context.store.markReceived(context.machineId, number, sentBytes)
   if (isHeld) return dropBatchFiles(context, number)
-  await applied
+  conversation.noted((await applied).header.notices)
   await settleApplied(context, number)
 }
 
@@ -253,7 +273,9 @@ async function sendOne(
 async function shipmentOf(context: MachineContext, cycle: Cycle): Promise<Shipment> {
   const rows = await context.store.logsOfCycle(context.machineId, cycle.cycleNumber)
   const { cycleNumber: number, kind, cutTimeMs, isRebase, pointKind, groupPointId } = cycle
-  const logs = rows.map((row) => ({ diskId: row.diskId, log: sealedLogOf(row) }))
+  const logs = rows.map((row) => {
+    return { diskId: row.diskId, log: sealedLogOf(row), isCoalesced: row.isCoalesced === 1 }
+  })
   return { number, kind, cutTimeMs, isRebase: isRebase === 1, pointKind, groupPointId, logs }
 }
 

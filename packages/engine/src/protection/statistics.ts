@@ -22,6 +22,10 @@ export interface Counters {
   readonly thresholdCoalesceCount: number
   /** Cuts that were to be application-consistent and are not. */
   readonly applicationConsistentFailureCount: number
+  /** Times at which data began to look as if it was being encrypted. */
+  readonly encryptionSuspectedCount: number
+  /** Times at which the replica could not let go of recovery points or kept logs. */
+  readonly expiryFailureCount: number
 }
 
 /** What an interval starts with. */
@@ -36,6 +40,8 @@ export const ZERO_COUNTERS: Counters = {
   replicationLatencyMsMax: 0,
   thresholdCoalesceCount: 0,
   applicationConsistentFailureCount: 0,
+  encryptionSuspectedCount: 0,
+  expiryFailureCount: 0,
 }
 
 /** Something that is counted. */
@@ -45,6 +51,8 @@ export type Counted =
   | { readonly kind: 'failure'; readonly isNetwork: boolean }
   | { readonly kind: 'coalesced' }
   | { readonly kind: 'quiesce-failure' }
+  | { readonly kind: 'suspicion' }
+  | { readonly kind: 'expiry-failure' }
 
 /** The counters after `event`. */
 export function count(counters: Counters, event: Counted): Counters {
@@ -59,6 +67,10 @@ export function count(counters: Counters, event: Counted): Counters {
       const { applicationConsistentFailureCount } = counters
       return { ...counters, applicationConsistentFailureCount: applicationConsistentFailureCount + 1 }
     }
+    case 'suspicion':
+      return { ...counters, encryptionSuspectedCount: counters.encryptionSuspectedCount + 1 }
+    case 'expiry-failure':
+      return { ...counters, expiryFailureCount: counters.expiryFailureCount + 1 }
     case 'failure':
       return {
         ...counters,

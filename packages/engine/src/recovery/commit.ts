@@ -12,6 +12,7 @@ import { undoFolder } from '../store/undo-folder.js'
 import { identityOf, type RecoveryContext } from './context.js'
 import { diffPoints } from './diff.js'
 import { type Failover, folderOf, move } from './failover.js'
+import { locked as lockedError } from './locks.js'
 
 /** Throws the layers away; the primary is taken from again. @throws {INVALID_STATE} */
 export async function cancelFailover(
@@ -57,10 +58,11 @@ async function refuseLocked(context: RecoveryContext): Promise<void> {
   const locked = (await context.recovery.points()).filter(({ lockedUntilMs }) => (lockedUntilMs ?? 0) > nowMs)
   if (locked.length === 0) return
   const untilMs = Math.max(...locked.map(({ lockedUntilMs }) => lockedUntilMs ?? 0))
-  throw new SecondsiteError('POINT_LOCKED', {
-    message: `${locked.length} recovery points are locked until ${new Date(untilMs).toISOString()}`,
-    details: { path: context.directory, points: locked.map((point) => point.pointNumber), untilMs },
-  })
+  throw lockedError(
+    context.directory,
+    locked.map((point) => point.pointNumber),
+    untilMs,
+  )
 }
 
 /** Who reads a point would read what the commit writes. @throws {POINT_IN_USE} */

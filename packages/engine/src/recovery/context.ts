@@ -42,6 +42,8 @@ export interface RecoveryContext {
    * @returns false when another process has it, and applies by itself
    */
   applyReceived(): Promise<boolean>
+  /** Removes what no rule wants any more, unless another process has the store, which does so after its next cycle. */
+  letGo(): Promise<void>
   /** Called with the name of a step just before it; a test kills the process there. */
   step(name: string): Promise<void> | void
 }

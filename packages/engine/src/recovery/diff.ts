@@ -32,7 +32,8 @@ export async function diffPoints(
   return differences
 }
 
-async function changedRanges(
+/** Ranges of one disk that were overwritten after point `from` and until point `to`, -1 for the image as it stands. */
+export async function changedRanges(
   context: RecoveryContext,
   undoDirectory: string,
   from: number,

@@ -15,7 +15,7 @@ import type { ReplicationState } from '../states.js'
 import type { FailoverKind, FailoverRow } from '../store/recovery-schema.js'
 import { NbdExport, type NbdOptions } from '../track/nbd-export.js'
 import { cutDisks, TrackedDisk } from '../track/tracked-disk.js'
-import type { StateInTime } from './choice.js'
+import { type ChosenState, type KeptWrite, timeOf } from './choice.js'
 import { identityOf, type RecoveryContext } from './context.js'
 import { RecoveryDevice } from './device.js'
 import { MachineRun, type StopOptions } from './runner.js'
@@ -139,7 +139,7 @@ async function openLayers(context: RecoveryContext, row: FailoverRow, isNew: boo
       const directory = join(folderOf(context), disk.name)
       const layer = await RecoveryDevice.overlay(base, disk.imagePath, directory, context.pool)
       opened.layers.push(layer)
-      if (isNew && row.untilNs !== null) await applyKept(context, layer, row.pointNumber, BigInt(row.untilNs))
+      if (isNew && row.untilNs !== null) await applyKept(context, layer, chosenOf(row))
       opened.disks.push(await TrackedDisk.openOver(layer, trackingDirectory, context.pool))
     }
     return opened
@@ -150,12 +150,31 @@ async function openLayers(context: RecoveryContext, row: FailoverRow, isNew: boo
   }
 }
 
+/** What a row says of the chosen state. */
+export function rowOf(chosen: ChosenState) {
+  const { state, untilNs, untilWrite } = chosen
+  return {
+    pointNumber: state.number,
+    untilNs: untilNs === undefined ? null : String(untilNs),
+    untilWriteJson: untilWrite === undefined ? null : JSON.stringify(untilWrite),
+    pointTimeMs: timeOf(chosen),
+  }
+}
+
+/** The chosen state of a row; of its point the number is all that is needed. */
+function chosenOf({ pointNumber, pointTimeMs, untilNs, untilWriteJson }: FailoverRow): ChosenState {
+  return {
+    state: { number: pointNumber, kind: 'crash-consistent', cutTimeMs: pointTimeMs, isLatest: false },
+    ...(untilNs === null ? {} : { untilNs: BigInt(untilNs) }),
+    ...(untilWriteJson === null ? {} : { untilWrite: JSON.parse(untilWriteJson) as KeptWrite }),
+  }
+}
+
 /** Begins a failover: from here on nothing of the primary is taken. @throws {INVALID_STATE} */
 export async function beginFailover(
   context: RecoveryContext,
   kind: FailoverKind,
-  state: StateInTime,
-  untilNs: bigint | undefined,
+  chosen: ChosenState,
 ): Promise<FailoverRow> {
   const { machine, state: from } = await identityOf(context)
   const trigger = triggerFrom(from)
@@ -163,9 +182,7 @@ export async function beginFailover(
   const row: FailoverRow = {
     onlyRow: 1,
     kind,
-    pointNumber: state.number,
-    untilNs: untilNs === undefined ? null : String(untilNs),
-    pointTimeMs: untilNs === undefined ? state.cutTimeMs : Number(untilNs / 1_000_000n),
+    ...rowOf(chosen),
     startedMs: context.clock.nowMs(),
     stateBefore: from,
     committedMs: null,

@@ -7,7 +7,8 @@ import type { NativeUndoSummary } from '../native/types.js'
 import type { PointKind } from '../states.js'
 import type { KeptLog, Point } from '../store/recovery-schema.js'
 import { undoFolder } from '../store/undo-folder.js'
-import type { KeptSpan, StateInTime } from './choice.js'
+import { BASE_MARGIN_MS, type KeptGap, type KeptSpan, type StateInTime } from './choice.js'
+import { type Churn, churnBetween, type PointSuspicion, readChurn, suspicionOf } from './churn.js'
 import { identityOf, type RecoveryContext } from './context.js'
 
 /** Why a point cannot be shown. */
@@ -43,12 +44,30 @@ export interface RecoveryPoint extends StateInTime {
   readonly lockedUntilMs: number | null
   /** Why it cannot be shown; null when it can. */
   readonly damage: PointDamage | null
+  /** What was changed since the next older point in the list; null where nothing was measured. */
+  readonly churn: Churn | null
+  /** Where it stands to what looks like encryption; null without any. */
+  readonly suspicion: PointSuspicion | null
 }
+
+/** A point without what only its neighbours tell. */
+type BarePoint = Omit<RecoveryPoint, 'churn' | 'suspicion'>
 
 /** Oldest first. @param isDeep - reads and checks everything that leads back */
 export async function listPoints(context: RecoveryContext, isDeep = false): Promise<RecoveryPoint[]> {
+  const [points, cuts] = [await barePoints(context, isDeep), await readChurn(context)]
+  return points.map((point, index) => {
+    const [older, newer] = [points[index - 1]?.number, points[index + 1]?.number]
+    const churn = churnBetween(cuts, older, point.number)
+    return { ...point, churn, suspicion: suspicionOf(cuts, point.number, newer) }
+  })
+}
+
+/** The same without what was changed between them. */
+export async function barePoints(context: RecoveryContext, isDeep = false): Promise<BarePoint[]> {
   const latest = await context.recovery.latest()
-  const rows = (await context.recovery.points()).filter(({ isTransient }) => isTransient === 0)
+  const all = await context.recovery.points()
+  const rows = all.filter(({ isTransient }) => isTransient === 0)
   const undo = await undoOf(context, isDeep)
   const points = rows.map((row) => pointOf(row, latest?.cycle.cycleNumber === row.pointNumber, undo))
   if (latest === undefined || points.at(-1)?.isLatest) return points
@@ -56,6 +75,8 @@ export async function listPoints(context: RecoveryContext, isDeep = false): Prom
   const { fencingNumber: lineage } = await identityOf(context)
   const disks = await context.store.disks()
   const sizeBytes = disks.reduce((total, disk) => total + disk.sizeBytes, 0)
+  // A view made a row of it that nobody counts.
+  const digest = all.find(({ pointNumber }) => pointNumber === number)?.digest
   const known = {
     number,
     kind,
@@ -67,7 +88,7 @@ export async function listPoints(context: RecoveryContext, isDeep = false): Prom
   }
   return [
     ...points,
-    { ...known, isLatest: true, undoBytes: 0, digest: null, lockedUntilMs: null, damage: null },
+    { ...known, isLatest: true, undoBytes: 0, digest: digest ?? null, lockedUntilMs: null, damage: null },
   ]
 }
 
@@ -85,7 +106,7 @@ async function undoOf(context: RecoveryContext, isDeep: boolean): Promise<DiskUn
   return lists
 }
 
-function pointOf(row: Point, isLatest: boolean, undo: readonly DiskUndo[]): RecoveryPoint {
+function pointOf(row: Point, isLatest: boolean, undo: readonly DiskUndo[]): BarePoint {
   const { pointNumber: number, kind, cutTimeMs, appliedMs, fencingNumber, digest, groupPointId } = row
   const sizes = Object.values(JSON.parse(row.sizesJson) as Record<string, number>)
   const own = undo.flatMap(({ points }) => points.filter(({ point }) => point === number))
@@ -119,18 +140,26 @@ export function keptSpan(logs: readonly KeptLog[], points: readonly StateInTime[
   const first = logs[0]
   const from = first && points.find(({ number }) => number >= first.cycleNumber - 1)
   if (first === undefined || from === undefined) return undefined
-  const toMs = Math.max(...logs.map(({ cutTimeMs }) => cutTimeMs))
+  const toMs = logs.reduce((newest, { cutTimeMs }) => Math.max(newest, cutTimeMs), 0)
   return { fromPoint: from.number, fromMs: from.cutTimeMs, toMs, gaps: gapsOf(logs) }
 }
 
-/** A resynchronization puts the disks together out of pieces: nothing between its neighbours is a state of them. */
-function gapsOf(logs: readonly KeptLog[]): { fromMs: number; toMs: number }[] {
+/** Nothing between the cuts before and behind such a log is a state of the disks. */
+function gapsOf(logs: readonly KeptLog[]): KeptGap[] {
   const deltas = logs.filter(({ kind }) => kind === 'delta')
-  return logs
-    .filter(({ kind }) => kind === 'resync')
-    .map(({ cycleNumber }) => {
-      const before = deltas.findLast((log) => log.cycleNumber < cycleNumber)
-      const after = deltas.find((log) => log.cycleNumber > cycleNumber)
-      return { fromMs: before?.cutTimeMs ?? 0, toMs: after?.cutTimeMs ?? Number.MAX_SAFE_INTEGER }
-    })
+  const inexact = logs.filter(({ kind, isCoalesced }) => kind === 'resync' || isCoalesced === 1)
+  const gaps = inexact.map((log): KeptGap => {
+    const fromMs = deltas.findLast(({ cycleNumber }) => cycleNumber < log.cycleNumber)?.cutTimeMs ?? 0
+    if (log.kind === 'resync') {
+      const after = deltas.find(({ cycleNumber }) => cycleNumber > log.cycleNumber)
+      const toMs = after?.cutTimeMs ?? Number.MAX_SAFE_INTEGER
+      return { fromMs, toMs, reason: 'resynchronization' }
+    }
+    // Its entries stand in the order of the disk: only a time behind all of them applies all of them.
+    return { fromMs, toMs: log.cutTimeMs + BASE_MARGIN_MS, reason: 'coalesced' }
+  })
+  return gaps.filter(
+    (gap, index) =>
+      index === gaps.findIndex(({ toMs, reason }) => toMs === gap.toMs && reason === gap.reason),
+  )
 }

@@ -9,18 +9,37 @@
 import { SecondsiteError } from '../errors.js'
 import type { ReplicationState } from '../states.js'
 import type { FailoverKind } from '../store/recovery-schema.js'
-import { type ChosenState, chooseState, type KeptSpan, type RecoveryPointChoice, timeOf } from './choice.js'
+import { type AroundOptions, findWrite, readAround, type WritesAround } from './around.js'
+import {
+  type ChosenState,
+  chooseState,
+  chooseWrite,
+  type KeptSpan,
+  type RecoveryPointChoice,
+  timeOf,
+} from './choice.js'
+import { type CutChurn, readChurn, readNotices, type ReplicaNotice } from './churn.js'
 import { cancelFailover, recordCommit, settleCommit } from './commit.js'
 import { awaitQuiet, identityOf, type RecoveryContext, settleImages } from './context.js'
 import { type DiskDifference, diffPoints } from './diff.js'
-import { beginFailover, Failover, type FailoverInfo, failoverStarted, move, triggerFrom } from './failover.js'
-import { keptSpan, listPoints, type RecoveryPoint } from './points.js'
-import { type RestoredDisk, type RestoreOptions, restoreView } from './restore.js'
+import { type DigestOptions, digestView } from './digest.js'
+import {
+  beginFailover,
+  Failover,
+  type FailoverInfo,
+  failoverStarted,
+  move,
+  rowOf,
+  triggerFrom,
+} from './failover.js'
 import {
   type FailoverSettings,
   type FailoverSettingsInput,
   parseFailoverSettings,
 } from './failover-settings.js'
+import { deletePoint, lockPoint, unlockPoint } from './locks.js'
+import { barePoints, keptSpan, listPoints, type RecoveryPoint } from './points.js'
+import { type RestoredDisk, type RestoreOptions, restoreView, verifyRestored } from './restore.js'
 import { runInfo, type RunInfo, stopLeftRun } from './runner.js'
 import { FAILOVER_RUN } from './runner-record.js'
 import { endExpiredTests, endTest, infoOf, type TestFailoverInfo } from './test-life.js'
@@ -101,9 +120,35 @@ export class Replica implements AsyncDisposable {
     return listPoints(this.context, options.deep)
   }
 
+  /** How much was changed, and how well that compresses, cut by cut, oldest first. */
+  churn(): Promise<CutChurn[]> {
+    return readChurn(this.context)
+  }
+
+  /** What the replica found of itself and of what it was sent, newest last; its primary has been told. */
+  notices(): Promise<ReplicaNotice[]> {
+    return readNotices(this.context)
+  }
+
   /** The time of which every write is kept; undefined where there is none. */
   async keptSpan(): Promise<KeptSpan | undefined> {
-    return keptSpan(await this.context.recovery.keptLogs(), await this.points())
+    return keptSpan(await this.context.recovery.keptLogs(), await barePoints(this.context))
+  }
+
+  /**
+   * What was written around a time, with every write kept: how much in each interval, and the writes nearest to it, each of
+   * which names the state right behind it. Without kept writes it says so, and gives the points.
+   *
+   * @example
+   * const { moments } = await replica.around(Date.parse('2026-11-21T10:15:00Z'))
+   * const last = moments.findLast(({ isBefore }) => isBefore)
+   * if (last) await replica.restore({ sequence: last.sequence, disk: last.disk }, { directory: './before' })
+   * @param time - Unix milliseconds, or nanoseconds as bigint
+   * @throws {OPTION_OUT_OF_RANGE, LOG_CORRUPT}
+   */
+  async around(time: number | bigint, options: AroundOptions = {}): Promise<WritesAround> {
+    const points = await this.points()
+    return readAround(this.context, points, time, options)
   }
 
   /**
@@ -116,10 +161,31 @@ export class Replica implements AsyncDisposable {
     return view
   }
 
-  /** Writes the disks of a point into a folder. @throws as {@link openView}, and {PATH_EXISTS, DISK_FULL, ABORTED} */
+  /**
+   * Writes the disks of a point into a folder.
+   * @throws as {@link openView}, and {PATH_EXISTS, DISK_FULL, ABORTED}; {DIGEST_MISMATCH} where it is verified
+   */
   async restore(point: RecoveryPointChoice, options: RestoreOptions): Promise<RestoredDisk[]> {
     await using view = await PointView.open(this.context, await this.#choose(point))
-    return await restoreView(this.context, view, options)
+    const restored = await restoreView(this.context, view, options)
+    if (options.verify) await verifyRestored(this.context, view, restored, options)
+    return restored
+  }
+
+  /**
+   * The digest of a point over all its disks: stored with the point, and computed where it is not. The first one reads the
+   * disks, later ones what was changed between the points.
+   * @throws as {@link openView}, and {REPLICA_DISK_FULL, ABORTED}
+   */
+  async digestPoint(point: RecoveryPointChoice, options: DigestOptions = {}): Promise<string> {
+    await using view = await PointView.open(this.context, await this.#choose(point))
+    const { number } = view.state
+    const isPoint = view.untilNs === undefined
+    const row = (await this.context.recovery.points()).find(({ pointNumber }) => pointNumber === number)
+    if (isPoint && row?.digest) return row.digest
+    const digest = await digestView(this.context, view, options)
+    if (isPoint) await this.context.recovery.setPoint(number, { digest })
+    return digest
   }
 
   /** What was overwritten after one point and until another, by default the newest state. */
@@ -132,11 +198,23 @@ export class Replica implements AsyncDisposable {
     return diffPoints(this.context, older.state.number, end)
   }
 
-  /** Nothing removes the point before that time; a lock is never made shorter. @throws {POINT_NOT_FOUND} */
-  async lockPoint(number: number, untilMs: number): Promise<void> {
-    const point = await this.context.recovery.hold(number, 0)
-    const lockedUntilMs = Math.max(untilMs, point?.lockedUntilMs ?? 0)
-    await this.context.recovery.setPoint(number, { lockedUntilMs })
+  /**
+   * Nothing removes the point before that time, Unix milliseconds; a lock is never made shorter.
+   * @returns until when it is locked
+   * @throws {POINT_NOT_FOUND, OPTION_OUT_OF_RANGE}
+   */
+  lockPoint(number: number, untilMs: number): Promise<number> {
+    return lockPoint(this.context, number, untilMs)
+  }
+
+  /** The rules hold for the point again. @throws {POINT_NOT_FOUND} */
+  unlockPoint(number: number): Promise<void> {
+    return unlockPoint(this.context, number)
+  }
+
+  /** Lets go of a point before the rules do. @throws {POINT_NOT_FOUND, POINT_LOCKED, POINT_IN_USE, OPTION_OUT_OF_RANGE} */
+  deletePoint(number: number): Promise<void> {
+    return deletePoint(this.context, number)
   }
 
   /** Starts disks over a point that may be written to, beside replication; any number at once. */
@@ -233,7 +311,7 @@ export class Replica implements AsyncDisposable {
     const chosen = await this.#choose(kind === 'Planned' ? plannedChoice(point) : point)
     await using view = await PointView.open(this.context, { state: chosen.state })
     await this.context.step('failover.before-moving')
-    const row = await beginFailover(this.context, kind, view.state, chosen.untilNs)
+    const row = await beginFailover(this.context, kind, { ...chosen, state: view.state })
     // What had begun before the primary was refused comes to its end.
     await awaitQuiet(this.context, signal)
     await this.context.step('failover.before-layers')
@@ -305,12 +383,8 @@ export class Replica implements AsyncDisposable {
     await using view = await PointView.open(this.context, { state: chosen.state })
     await this.#switchOff()
     await this.closeFailover()
-    const values = {
-      pointNumber: view.state.number,
-      untilNs: chosen.untilNs === undefined ? null : String(chosen.untilNs),
-      pointTimeMs: timeOf(chosen),
-      startedMs: this.context.clock.nowMs(),
-    }
+    const startedMs = this.context.clock.nowMs()
+    const values = { ...rowOf({ ...chosen, state: view.state }), startedMs }
     // Through the state in which a death makes the layers anew.
     await move(this.context, 'changeRecoveryPoint', state, 'RecoveryInProgress', async (transaction) => {
       await transaction.updateTable('failover').set(values).execute()
@@ -386,9 +460,12 @@ export class Replica implements AsyncDisposable {
   }
 
   async #choose(choice: RecoveryPointChoice): Promise<ChosenState> {
-    const points = await this.points()
+    const points = await barePoints(this.context)
     const span = keptSpan(await this.context.recovery.keptLogs(), points)
-    return chooseState(points, span ? [span] : [], choice, this.directory)
+    const spans = span ? [span] : []
+    if (typeof choice === 'string' || !('sequence' in choice))
+      return chooseState(points, spans, choice, this.directory)
+    return chooseWrite(points, spans, await findWrite(this.context, choice), this.directory)
   }
 
   /** Who has the store replicates into it. */

@@ -6,7 +6,9 @@ import { existsSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { SecondsiteError, throwIfAborted } from '../errors.js'
 import { native } from '../native/index.js'
+import { digestDisk } from '../tools/digest.js'
 import type { RecoveryContext } from './context.js'
+import { type DiskDigest, digestOfDisks, digestView } from './digest.js'
 import type { PointView } from './view.js'
 
 /** A disk that was written out. */
@@ -31,8 +33,38 @@ const PROGRESS_MS = 200
 export interface RestoreOptions {
   /** Folder for the disks, made where it is missing; a file that is there is never overwritten. */
   readonly directory: string
+  /** Reads what was written again and compares its digest with that of the point; default false. */
+  readonly verify?: boolean
   readonly onProgress?: (progress: RestoreProgress) => void
   readonly signal?: AbortSignal
+}
+
+/**
+ * Compares what was written out with the digest of the point: the one that is stored, where there is one, so that what has
+ * changed in the replica since is found as well.
+ * @returns the digest
+ * @throws {DIGEST_MISMATCH, UNDO_DAMAGED, DISK_READ_FAILED, ABORTED}; the files stay
+ */
+export async function verifyRestored(
+  context: RecoveryContext,
+  view: PointView,
+  restored: readonly RestoredDisk[],
+  { signal }: RestoreOptions,
+): Promise<string> {
+  const stored = (await context.recovery.points()).find(
+    ({ pointNumber }) => pointNumber === view.state.number,
+  )
+  const known = view.untilNs === undefined ? stored?.digest : null
+  const expected = known ?? (await digestView(context, view, signal ? { signal } : {}))
+  const disks: DiskDigest[] = []
+  for (const { name, path, sizeBytes } of restored)
+    disks.push({ name, sizeBytes, digest: await digestDisk(path, signal ? { signal } : {}) })
+  const digest = digestOfDisks(disks)
+  if (digest === expected) return digest
+  throw new SecondsiteError('DIGEST_MISMATCH', {
+    message: `what was restored of point ${view.state.number} has digest ${digest}, not ${expected}`,
+    details: { point: view.state.number, digest, expected, path: context.directory },
+  })
 }
 
 /** @throws {PATH_EXISTS, DISK_FULL, DISK_WRITE_FAILED, ABORTED}; what was begun of a disk is removed */

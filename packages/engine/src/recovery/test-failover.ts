@@ -87,7 +87,7 @@ export class TestFailover implements AsyncDisposable {
           context.pool,
         )
         disks.push(layer)
-        if (chosen.untilNs !== undefined) await applyKept(context, layer, view.state.number, chosen.untilNs)
+        if (chosen.untilNs !== undefined) await applyKept(context, layer, { ...chosen, state: view.state })
       }
       const shown = { pointNumber: view.state.number, pointTimeMs: timeOf({ ...chosen, state: view.state }) }
       const row = await addRow(context, { ...shown, testId, directory, lifetimeMs })

@@ -7,10 +7,11 @@
 
 import { rmSync } from 'node:fs'
 import { join } from 'node:path'
+import { SecondsiteError } from '../errors.js'
 import { undoFolder } from '../store/undo-folder.js'
 import type { ReplicaDisk } from '../store/replica-schema.js'
 import { NbdExport, type NbdOptions } from '../track/nbd-export.js'
-import { type ChosenState, type StateInTime, timeOf } from './choice.js'
+import { type ChosenState, type KeptWrite, type StateInTime, timeOf } from './choice.js'
 import { HOLD_MS, type RecoveryContext, settleImages } from './context.js'
 import { RecoveryDevice } from './device.js'
 
@@ -19,6 +20,8 @@ export class PointView implements AsyncDisposable {
   readonly state: StateInTime
   /** Unix nanoseconds, where a time between two points is shown. */
   readonly untilNs: bigint | undefined
+  /** The write behind which it ends, where one was asked for. */
+  readonly untilWrite: KeptWrite | undefined
   readonly disks: readonly RecoveryDevice[]
   readonly #context: RecoveryContext
   readonly #below: readonly RecoveryDevice[]
@@ -28,6 +31,7 @@ export class PointView implements AsyncDisposable {
   private constructor(context: RecoveryContext, chosen: ChosenState, opened: OpenedView) {
     this.state = chosen.state
     this.untilNs = chosen.untilNs
+    this.untilWrite = chosen.untilWrite
     this.disks = opened.disks
     this.#below = opened.below
     this.#directory = opened.directory
@@ -37,7 +41,7 @@ export class PointView implements AsyncDisposable {
   /** @throws {POINT_NOT_FOUND, UNDO_DAMAGED, STORE_BUSY} */
   static async open(context: RecoveryContext, chosen: ChosenState): Promise<PointView> {
     const state = await hold(context, chosen.state)
-    const opened = await openDisks(context, state, chosen.untilNs)
+    const opened = await openDisks(context, { ...chosen, state })
     return new PointView(context, { ...chosen, state }, opened)
   }
 
@@ -84,17 +88,13 @@ async function hold(context: RecoveryContext, state: StateInTime): Promise<State
   }
 }
 
-async function openDisks(
-  context: RecoveryContext,
-  state: StateInTime,
-  untilNs: bigint | undefined,
-): Promise<OpenedView> {
+async function openDisks(context: RecoveryContext, chosen: ChosenState): Promise<OpenedView> {
   const rows = await context.store.disks()
   const below: RecoveryDevice[] = []
   try {
-    for (const row of rows) below.push(await viewOf(context, row, state.number))
-    if (untilNs === undefined) return { disks: below, below: [], directory: undefined }
-    return await rollForward(context, rows, below, { point: state.number, untilNs })
+    for (const row of rows) below.push(await viewOf(context, row, chosen.state.number))
+    if (chosen.untilNs === undefined) return { disks: below, below: [], directory: undefined }
+    return await rollForward(context, rows, below, chosen)
   } catch (error) {
     for (const device of below) await device.close()
     throw error
@@ -111,7 +111,7 @@ async function rollForward(
   context: RecoveryContext,
   rows: readonly ReplicaDisk[],
   below: readonly RecoveryDevice[],
-  { point, untilNs }: { readonly point: number; readonly untilNs: bigint },
+  chosen: ChosenState,
 ): Promise<OpenedView> {
   const directory = join(context.directory, 'views', context.random.uuid())
   const disks: RecoveryDevice[] = []
@@ -121,7 +121,7 @@ async function rollForward(
       if (base === undefined) continue
       const layer = await RecoveryDevice.overlay(base, imagePath, join(directory, name), context.pool)
       disks.push(layer)
-      await applyKept(context, layer, point, untilNs)
+      await applyKept(context, layer, chosen)
     }
     return { disks, below, directory }
   } catch (error) {
@@ -131,19 +131,26 @@ async function rollForward(
   }
 }
 
-/** Applies the kept logs after a point to a layer, up to a time. */
+/** Applies the kept logs after a point to a layer, up to a time, or to a write where one of its disk was chosen. */
 export async function applyKept(
   context: RecoveryContext,
   layer: RecoveryDevice,
-  point: number,
-  untilNs: bigint,
+  { state, untilNs = 0n, untilWrite }: ChosenState,
 ): Promise<void> {
   const logs = (await context.recovery.keptLogs()).filter(
-    (log) => log.diskId === layer.diskId && log.cycleNumber > point,
+    ({ diskId, cycleNumber }) => diskId === layer.diskId && cycleNumber > state.number,
   )
-  await layer.run(
-    'applyLogsUntil',
-    logs.map((log) => log.path),
-    untilNs,
-  )
+  const paths = logs.map(({ path }) => path)
+  if (untilWrite?.diskId !== layer.diskId) return void (await layer.run('applyLogsUntil', paths, untilNs))
+  const last = logs.findIndex(({ logId }) => logId === untilWrite.logId)
+  if (last === -1) throw expired(context, untilWrite)
+  await layer.run('applyLogsUntil', paths.slice(0, last + 1), untilNs, untilWrite.sequence)
+}
+
+function expired({ directory }: RecoveryContext, { sequence }: KeptWrite): SecondsiteError {
+  const reason = `write ${sequence} is not kept any more`
+  return new SecondsiteError('POINT_NOT_FOUND', {
+    message: `${reason} in ${directory}`,
+    details: { path: directory, sequence, reason },
+  })
 }

@@ -16,6 +16,8 @@ export interface ShipmentLog {
   /** UUID of the disk. */
   readonly diskId: string
   readonly log: NativeSealedLog
+  /** Of overlapping writes only the last is in it; default false. */
+  readonly isCoalesced?: boolean
 }
 
 /** The logs that travel together. */

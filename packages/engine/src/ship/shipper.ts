@@ -91,7 +91,7 @@ function beginOf(shipment: Shipment) {
   return message('shipment-begin', { key, kind, cutTimeMs, isRebase, pointKind, groupPointId, logs })
 }
 
-function shippedLogOf({ diskId, log }: ShipmentLog) {
+function shippedLogOf({ diskId, log, isCoalesced = false }: ShipmentLog) {
   const { id: logId, previousId: previousLogId, logSizeBytes, indexSizeBytes, entryCount } = log
   const { firstSequence, nextSequence } = log
   return {
@@ -103,6 +103,7 @@ function shippedLogOf({ diskId, log }: ShipmentLog) {
     entryCount,
     firstSequence,
     nextSequence,
+    isCoalesced,
   }
 }
 

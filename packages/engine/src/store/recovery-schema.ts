@@ -49,6 +49,8 @@ export interface KeptLogTable {
   sizeBytes: number
   /** Unix milliseconds of the cut that ended it. */
   cutTimeMs: number
+  /** 1 when of overlapping writes only the last is in it: no state inside of it is exact. */
+  isCoalesced: Generated<number>
 }
 
 /** A test failover. */
@@ -71,6 +73,8 @@ export interface FailoverTable {
   pointNumber: number
   /** Unix nanoseconds as text, where a time between two points was chosen. */
   untilNs: string | null
+  /** The write behind which it ends, a `KeptWrite`, where one was chosen. */
+  untilWriteJson: string | null
   pointTimeMs: number
   startedMs: number
   stateBefore: ReplicationState

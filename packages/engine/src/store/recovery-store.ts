@@ -6,7 +6,7 @@
  * together with the point whose undo it writes, and a state that is not applied over is marked before it is read.
  */
 
-import type { Transaction } from 'kysely'
+import { sql, type Transaction } from 'kysely'
 import type { Clock } from '../clock.js'
 import { SecondsiteError } from '../errors.js'
 import {
@@ -104,6 +104,28 @@ export class RecoveryStore {
     })
   }
 
+  /**
+   * Locks a point, never for shorter than it was. The newest state becomes a point of its own for it.
+   * @returns Unix milliseconds until which it is locked
+   * @throws {POINT_NOT_FOUND}
+   */
+  lockPoint(pointNumber: number, untilMs: number): Promise<number> {
+    return this.#store.exclusively(async (transaction) => {
+      const latest = await latestOf(transaction)
+      const isLatest = latest?.cycle.cycleNumber === pointNumber
+      const held = (await pointsOf(transaction)).find((point) => point.pointNumber === pointNumber)
+      const isListed = held !== undefined && (held.isTransient === 0 || isLatest)
+      if (!isListed && !(latest && isLatest && !latest.isApplying))
+        throw noPoint(this.directory, `there is no point ${pointNumber}`, { point: pointNumber })
+      const lockedUntilMs = Math.max(untilMs, held?.lockedUntilMs ?? 0)
+      const values = { lockedUntilMs, isTransient: 0 }
+      if (held === undefined && latest) await insertPoint(transaction, latest.cycle, values)
+      const query = transaction.updateTable('points').set(values)
+      await query.where('pointNumber', '=', pointNumber).execute()
+      return lockedUntilMs
+    })
+  }
+
   /** Removes the rows of points; their files go afterwards. */
   async removePoints(pointNumbers: readonly number[]): Promise<void> {
     if (pointNumbers.length === 0) return
@@ -115,14 +137,16 @@ export class RecoveryStore {
 
   async setPoint(
     pointNumber: number,
-    values: Partial<Pick<Point, 'digest' | 'lockedUntilMs'>>,
+    values: Partial<Pick<Point, 'digest' | 'lockedUntilMs' | 'isTransient' | 'heldUntilMs'>>,
   ): Promise<void> {
     await this.#store.db.updateTable('points').set(values).where('pointNumber', '=', pointNumber).execute()
   }
 
   /** Logs that were kept after they were applied, in the order of their chain. */
   keptLogs(): Promise<KeptLog[]> {
-    return this.#store.db.selectFrom('keptLogs').selectAll().orderBy('cycleNumber').orderBy('logId').execute()
+    const logs = this.#store.db.selectFrom('keptLogs').selectAll().orderBy('cycleNumber')
+    // Logs of one disk in one cycle were added in the order of their chain; their ids have none.
+    return logs.orderBy(sql`rowid`).execute()
   }
 
   async addKeptLogs(logs: readonly KeptLog[]): Promise<void> {

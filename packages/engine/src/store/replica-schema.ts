@@ -8,6 +8,7 @@
 import type { Generated, Insertable, Selectable } from 'kysely'
 import { POINT_KINDS, type PointKind, type ReplicationState } from '../states.js'
 import { type DatabaseKind, flag, oneOf, wholeNumber } from './database.js'
+import { INSIGHT_TABLES, type InsightSchema } from './insight-schema.js'
 import { RECOVERY_TABLES, type RecoverySchema } from './recovery-schema.js'
 import { LOG_KINDS, type LogKind } from './state-schema.js'
 
@@ -62,6 +63,8 @@ export interface SpooledLogTable {
   indexSizeBytes: number
   logDurableBytes: Generated<number>
   indexDurableBytes: Generated<number>
+  /** 1 when of overlapping writes only the last is in it. */
+  isCoalesced: Generated<number>
 }
 
 /** A cycle as the replica sees it. */
@@ -89,7 +92,7 @@ export interface ReplicaJournalTable {
 }
 
 /** All tables of a replica store. */
-export interface ReplicaSchema extends RecoverySchema {
+export interface ReplicaSchema extends RecoverySchema, InsightSchema {
   identity: IdentityTable
   disks: ReplicaDiskTable
   logs: SpooledLogTable
@@ -140,5 +143,5 @@ ALTER TABLE "cycles" ADD COLUMN "groupPointId" TEXT;
 export const REPLICA_DATABASE: DatabaseKind = {
   name: 'replica store',
   applicationId: 0x53537270,
-  migrations: [VERSION_1, VERSION_2, RECOVERY_TABLES],
+  migrations: [VERSION_1, VERSION_2, RECOVERY_TABLES, INSIGHT_TABLES],
 }

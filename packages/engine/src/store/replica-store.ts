@@ -37,6 +37,19 @@ const FAILED_OVER: readonly ReplicationState[] = [
   'Disabled',
 ]
 
+/** What a store knows of a relationship. */
+const ADOPTED_ANEW = [
+  'failover',
+  'points',
+  'keptLogs',
+  'churn',
+  'notices',
+  'logs',
+  'cycles',
+  'disks',
+  'identity',
+] as const
+
 /** The database file in the store's folder. */
 const STORE_FILE = 'store.db'
 
@@ -200,8 +213,7 @@ export class ReplicaStore implements AsyncDisposable {
       if (identity?.relationshipId === claim.relationshipId) return
       const isEnded = identity?.state === 'Disabled' || identity?.relationshipId === replacedId
       if (identity && !isEnded) this.#checkOwner(identity, claim)
-      for (const table of ['failover', 'points', 'keptLogs', 'logs', 'cycles', 'disks', 'identity'] as const)
-        await transaction.deleteFrom(table).execute()
+      for (const table of ADOPTED_ANEW) await transaction.deleteFrom(table).execute()
       // What was set at this site for a failover to it still holds for the next one.
       await this.#take(transaction, claim, identity?.failoverSettingsJson ?? null)
       const here = { state: 'Replicating', isInitialReplicationDone: 1 } as const

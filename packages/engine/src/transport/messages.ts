@@ -61,7 +61,20 @@ const shippedLog = z.object({
   firstSequence: count,
   /** One past the sequence number of the last entry. */
   nextSequence: count,
+  /** Of overlapping writes only the last is in it. An older primary does not say. */
+  isCoalesced: z.boolean().default(false),
 })
+
+/** Something that happened at the replica and that people of the primary's side have to hear of. */
+const notice = z.object({
+  /** `NoticeCode`; a later replica may know more. */
+  code: z.string().min(1).max(64),
+  timeMs: count,
+  details: z.custom<ErrorDetails>((value) => z.record(z.string(), z.json()).safeParse(value).success),
+})
+
+/** Notices of one message; what is left comes with the next. */
+export const NOTICES_MAX = 64
 
 const diskWelcome = z.object({
   diskId: id,
@@ -143,13 +156,15 @@ export const HEADERS = {
     spool: z.array(spooled).max(SHIPMENT_LOGS_MAX),
     /** Unix milliseconds at which the last test failover began; null before the first. An older replica does not tell. */
     lastTestFailoverMs: count.nullable().optional(),
+    /** What has happened since the last message that had any. */
+    notices: z.array(notice).max(NOTICES_MAX).default([]),
   }),
   /** Bytes of a log that have become durable. Comes by itself while frames arrive. */
   ack: spooled,
   /** The shipment is spooled, synced and verified; the primary may let go of its logs. */
   received: z.object({ key }),
   /** The images hold the shipment. */
-  applied: z.object({ key, cutTimeMs: count }),
+  applied: z.object({ key, cutTimeMs: count, notices: z.array(notice).max(NOTICES_MAX).default([]) }),
   /** 16 bytes a chunk in the body, in the order of the ranges asked for. */
   digests: z.object({ key }),
   /** How far the replica is. */

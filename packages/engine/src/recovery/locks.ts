@@ -1,0 +1,80 @@
+/**
+ * Recovery points that must stay, and points that are to go before any rule lets go of them.
+ *
+ * A point that is deleted becomes one that no rule counts: it is not listed any more, and its files go with the next expiry.
+ * Only who applies removes them, since undo of a newer point than the one that is saved for must never be left behind.
+ */
+
+import { SecondsiteError } from '../errors.js'
+import type { Point } from '../store/recovery-schema.js'
+import { noPoint } from '../store/recovery-store.js'
+import { undoFolder } from '../store/undo-folder.js'
+import type { RecoveryContext } from './context.js'
+
+/** Nothing removes the point before that time; a lock is never made shorter. @throws {POINT_NOT_FOUND, OPTION_OUT_OF_RANGE} */
+export async function lockPoint(
+  { recovery, clock }: RecoveryContext,
+  number: number,
+  untilMs: number,
+): Promise<number> {
+  if (!Number.isSafeInteger(untilMs) || untilMs <= clock.nowMs())
+    throw outOfRange('until', untilMs, 'a time that is still to come')
+  return recovery.lockPoint(number, untilMs)
+}
+
+/** The rules hold for the point again. @throws {POINT_NOT_FOUND} */
+export async function unlockPoint(context: RecoveryContext, number: number): Promise<void> {
+  await pointOf(context, number)
+  await context.recovery.setPoint(number, { lockedUntilMs: null })
+}
+
+/**
+ * Lets go of a point before the rules do. Writes that are kept are then gone back to from the next older point, where there
+ * is one.
+ * @throws {POINT_NOT_FOUND, POINT_LOCKED, POINT_IN_USE}
+ * @throws {OPTION_OUT_OF_RANGE} for the newest state, which is no point that could go
+ */
+export async function deletePoint(context: RecoveryContext, number: number): Promise<void> {
+  const latest = await context.recovery.latest()
+  if (latest?.cycle.cycleNumber === number)
+    throw outOfRange('point', number, 'an older one than the newest state')
+  const { lockedUntilMs } = await pointOf(context, number)
+  if (lockedUntilMs !== null && lockedUntilMs > context.clock.nowMs())
+    throw locked(context.directory, [number], lockedUntilMs)
+  await refuseRead(context, number)
+  await context.recovery.setPoint(number, { isTransient: 1, heldUntilMs: 0 })
+  await context.letGo()
+}
+
+async function pointOf({ recovery, directory }: RecoveryContext, number: number): Promise<Point> {
+  const point = (await recovery.points()).find((one) => one.pointNumber === number && one.isTransient === 0)
+  if (point) return point
+  throw noPoint(directory, `there is no point ${number}`, { point: number })
+}
+
+async function refuseRead({ store, pool, directory }: RecoveryContext, number: number): Promise<void> {
+  for (const disk of await store.disks()) {
+    const call = { call: 'pinnedPoints' as const, args: [undoFolder(directory, disk)] }
+    if (!((await pool.run('native', call)) as number[]).includes(number)) continue
+    throw new SecondsiteError('POINT_IN_USE', {
+      message: `recovery point ${number} of ${disk.name} is being read`,
+      details: { path: directory, points: [number] },
+    })
+  }
+}
+
+/** That points are locked. */
+export function locked(directory: string, points: readonly number[], untilMs: number): SecondsiteError {
+  const what = points.length === 1 ? `recovery point ${points[0]} is` : `${points.length} recovery points are`
+  return new SecondsiteError('POINT_LOCKED', {
+    message: `${what} locked until ${new Date(untilMs).toISOString()}`,
+    details: { path: directory, points: [...points], untilMs },
+  })
+}
+
+function outOfRange(path: string, value: number, range: string): SecondsiteError {
+  return new SecondsiteError('OPTION_OUT_OF_RANGE', {
+    message: `${path} is ${value}, must be ${range}`,
+    details: { problems: [{ path, value, range }] },
+  })
+}
