@@ -3,7 +3,7 @@
 import { writeFileSync } from 'node:fs'
 import { openReplica, type Replica } from '@secondsite/engine'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { run } from './cli-command.js'
+import { runHere } from './cli-command.js'
 import { RecoveryPlace } from './recovery-oracle.js'
 
 let place: RecoveryPlace
@@ -22,6 +22,8 @@ async function alone(): Promise<Replica> {
   place.replica = await openReplica({ directory: place.path('replica'), clock: place.clock })
   return place.replica
 }
+
+const settings = (...args: string[]) => runHere(['failover', 'settings', ...args])
 
 describe('failover settings', () => {
   it('are there with the folder of the replica alone', async () => {
@@ -62,23 +64,20 @@ describe('failover settings', () => {
     await alone()
     await place.replica.close()
     const folder = place.path('replica')
-    const shown = run('failover', 'settings', 'show', folder)
-    expect(shown.stdout).toMatch(/said by the primary[^]*name: shop[^]*memoryMiB: 512/)
-    writeFileSync(place.path('good.yaml'), shown.stdout.replace('memoryMiB: 512', 'memoryMiB: 300'))
-    const set = run('failover', 'settings', 'set', folder, place.path('good.yaml'), '--json')
-    expect(JSON.parse(set.stdout)).toMatchObject({
-      source: 'replica',
-      settings: { name: 'shop', memoryMiB: 300 },
-    })
+    const shown = (await settings('show', folder)).said.join('\n')
+    expect(shown).toMatch(/said by the primary[^]*name: shop[^]*memoryMiB: 512/)
+    writeFileSync(place.path('good.yaml'), shown.replace('memoryMiB: 512', 'memoryMiB: 300'))
+    const set = await settings('set', folder, place.path('good.yaml'), '--json')
+    expect(set.objects[0]).toMatchObject({ source: 'replica', settings: { name: 'shop', memoryMiB: 300 } })
     writeFileSync(place.path('bad.yaml'), 'memoryMiB: 1\nwho: me\n')
-    const bad = run('failover', 'settings', 'set', folder, place.path('bad.yaml'))
-    expect([bad.status, bad.stderr]).toEqual([
+    const bad = await settings('set', folder, place.path('bad.yaml'))
+    expect([bad.exitCode, bad.failures[0]]).toMatchObject([
       3,
-      expect.stringMatching(/FAILOVER_SETTINGS_INVALID.*memoryMiB is 1.*who/),
+      { code: 'FAILOVER_SETTINGS_INVALID', message: expect.stringMatching(/memoryMiB is 1.*who/) },
     ])
-    expect(run('failover', 'settings', 'set', folder).status).toBe(2)
-    const back = run('failover', 'settings', 'set', folder, '--from-primary', '--json')
-    expect(JSON.parse(back.stdout)).toMatchObject({ source: 'primary', settings: { memoryMiB: 512 } })
+    expect((await settings('set', folder)).exitCode).toBe(2)
+    const back = await settings('set', folder, '--from-primary', '--json')
+    expect(back.objects[0]).toMatchObject({ source: 'primary', settings: { memoryMiB: 512 } })
   })
 
   it('survive a failover there and home again', async () => {

@@ -16,10 +16,11 @@ import {
 } from 'node:fs'
 import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
-import { type FailoverSettingsInput, openReplica, systemClock } from '@secondsite/engine'
+import { type FailoverSettingsInput, openReplica, reverseReplication, systemClock } from '@secondsite/engine'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { main, run } from './cli-command.js'
+import { main, runHere } from './cli-command.js'
 import { DISKS, RecoveryPlace } from './recovery-oracle.js'
+import { KIB } from './workplace.js'
 
 const KEEP_RUNNING = 'echo $$ >"$SECONDSITE_RUN_FOLDER/pid"; exec sleep 600'
 
@@ -173,9 +174,9 @@ describe('a test failover with a machine', () => {
     await settings(machineOf())
     const { child, test, run: machine } = await commanded('test-failover', 'start', folder)
     expect(isAlive(machine.processId)).toBe(true)
-    expect(run('test-failover', 'list', folder).stdout).toContain('runs')
+    expect((await runHere(['test-failover', 'list', folder])).said.join()).toContain('runs')
     const ended = once(child, 'exit')
-    expect(run('test-failover', 'stop', folder, test?.id ?? '').status).toBe(0)
+    expect((await runHere(['test-failover', 'stop', folder, test?.id ?? ''])).exitCode).toBe(0)
     expect((await ended)[0]).toBe(0)
     expect([isAlive(machine.processId), runs()]).toEqual([false, []])
     expect(existsSync(`${folder}/tests/${test?.id}`)).toBe(false)
@@ -186,8 +187,10 @@ describe('a test failover with a machine', () => {
     const { child, test, run: machine } = await commanded('test-failover', 'start', folder)
     await end(child, 'SIGKILL')
     expect(isAlive(machine.processId)).toBe(true)
-    expect(run('test-failover', 'list', folder).stdout).toContain('left by a process that died')
-    expect(run('test-failover', 'stop', folder, test?.id ?? '').status).toBe(0)
+    expect((await runHere(['test-failover', 'list', folder])).said.join()).toContain(
+      'left by a process that died',
+    )
+    expect((await runHere(['test-failover', 'stop', folder, test?.id ?? ''])).exitCode).toBe(0)
     expect([isAlive(machine.processId), runs()]).toEqual([false, []])
   })
 
@@ -229,7 +232,7 @@ describe('a test failover with a machine', () => {
     await end(child, 'SIGKILL')
     const record = `${machine.folder}/run.json`
     writeFileSync(record, JSON.stringify({ ...JSON.parse(readFileSync(record, 'utf8')), process: null }))
-    expect(run('test-failover', 'stop', folder, test?.id ?? '').status).toBe(0)
+    expect((await runHere(['test-failover', 'stop', folder, test?.id ?? ''])).exitCode).toBe(0)
     await expect.poll(() => isAlive(machine.processId)).toBe(false)
   })
 })
@@ -253,16 +256,50 @@ describe('a failover with a machine', () => {
     await settings(machineOf())
     const { child, run: machine } = await commanded('failover', 'start', folder, '--yes')
     await end(child, 'SIGKILL')
-    expect(run('failover', 'cancel', folder, '--yes').status).toBe(0)
+    expect((await runHere(['failover', 'cancel', folder, '--yes'])).exitCode).toBe(0)
     expect([isAlive(machine.processId), runs()]).toEqual([false, []])
   })
 
-  it('needs to be told where its disks go', () => {
-    expect(run('failover', 'start', folder, '--yes')).toMatchObject({
-      status: 2,
-      stderr: expect.stringContaining('--run'),
+  it('whose machine a killed process has left is reversed without it', async () => {
+    await place.engine.close()
+    await settings(machineOf())
+    const { child, run: machine } = await commanded('failover', 'start', folder, '--yes')
+    await end(child, 'SIGKILL')
+    const ways = [
+      '--state',
+      place.path('away'),
+      '--home',
+      place.path('home'),
+      '--former-state',
+      place.path('state'),
+    ]
+    expect((await runHere(['reverse', folder, ...ways, '--yes'])).exitCode).toBe(0)
+    expect([isAlive(machine.processId), runs()]).toEqual([false, []])
+  })
+
+  it('is shut down before a reversal decides what goes home, so its last writes do, too', async () => {
+    const write = 'exec qemu-io -f raw -c "write -P 7 256k 64k" "$SECONDSITE_DISK_0_URI" >&2'
+    await settings({ runner: { method: 'command', start: ['/bin/true'], stop: ['/bin/sh', '-c', write] } })
+    const failover = await place.replica.startFailover({ fencePrimary: true })
+    await failover.run()
+    const [{ name = '' } = {}] = failover.disks
+    await using away = await place.open({ stateDirectory: place.path('away') })
+    const former = { engine: place.engine }
+    const { machine } = await reverseReplication(place.replica, {
+      engine: away,
+      former,
+      directory: place.path('home'),
     })
-    expect(run('test-failover', 'start', folder).status).toBe(2)
+    await expect.poll(() => machine.state, { timeout: 20_000 }).toBe('Replicating')
+    await machine.replicate()
+    const home = readFileSync(place.path(name))
+    expect(home.subarray(256 * KIB, 320 * KIB).every((byte) => byte === 7)).toBe(true)
+  })
+
+  it('needs to be told where its disks go', async () => {
+    const refused = await runHere(['failover', 'start', folder, '--yes'])
+    expect([refused.exitCode, refused.failures[0]?.message]).toEqual([2, expect.stringContaining('--run')])
+    expect((await runHere(['test-failover', 'start', folder])).exitCode).toBe(2)
   })
 })
 

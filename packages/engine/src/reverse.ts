@@ -15,6 +15,8 @@ import { native } from './native/index.js'
 import { identityOf, type RecoveryContext } from './recovery/context.js'
 import { folderOf, move } from './recovery/failover.js'
 import type { Replica } from './recovery/replica.js'
+import { stopLeftRun } from './recovery/runner.js'
+import { FAILOVER_RUN } from './recovery/runner-record.js'
 import { explainReverse, formerOf, refuseSplit } from './reverse-outlook.js'
 import {
   bytesOf,
@@ -49,6 +51,8 @@ export async function reverseReplication(replica: Replica, request: ReverseReque
   await context.step('reverse.before-recording')
   await context.recovery.setFailover({ reverseJson: JSON.stringify(plan) })
   await replica.closeFailover()
+  // A machine that a process which died has left would wait for disks that go home.
+  await stopLeftRun(context.directory, FAILOVER_RUN, context.clock, { asks: false })
   await retireFormer(context, request.former, plan)
   await context.step('reverse.before-adopting')
   const isProtected = request.engine.machines.some(({ id }) => id === plan.adoption.machineId)

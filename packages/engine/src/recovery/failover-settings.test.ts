@@ -151,6 +151,13 @@ describe('a file of failover settings', () => {
     expect(readFailoverSettings(path).runner).toMatchObject({ method: 'libvirt', domainXml: DOMAIN })
   })
 
+  it('has an example that is right', () => {
+    const settings = readFailoverSettings(
+      join(import.meta.dirname, '../../../../examples/failover-settings.yaml'),
+    )
+    expect(settings.networkAdapters[0]?.failoverAddresses?.ipv4Address).toBe('10.2.0.15')
+  })
+
   it('that is no YAML is refused with line and column', () => {
     const [problem] = problemsOf(() => readFailoverSettings(write('a.yaml', 'memoryMiB: 64\nname: [web\n')))
     expect(problem?.range).toMatch(/line 3, column 1/)

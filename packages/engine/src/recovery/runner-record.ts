@@ -18,7 +18,7 @@ import {
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fromSystemError } from '../errors.js'
+import { fromSystemError, SecondsiteError } from '../errors.js'
 import type { StartedProcess } from './runner-process.js'
 import type { RunKind } from './runner-handover.js'
 import type { RunnerSettings } from './failover-settings.js'
@@ -72,14 +72,36 @@ export function makeRunFolder(folder: string): string {
   }
 }
 
-/** The record; undefined when nothing was started. One that cannot be read is taken for none that helps. */
+/**
+ * The record; undefined when nothing was started.
+ * @throws {RUNNER_STOP_FAILED} when it is damaged or of a newer version: what was started is then not known here
+ */
 export function readRecord(folder: string): RunRecord | undefined {
   const path = join(folder, RECORD_FILE)
   if (!existsSync(path)) return undefined
+  const record = parsed(textOf(path))
+  if (record !== undefined) return record
+  throw new SecondsiteError('RUNNER_STOP_FAILED', {
+    message: `${path} is damaged, or of a newer version: end its machine by hand, then remove ${folder}`,
+    details: { path, reason: 'the record cannot be read' },
+  })
+}
+
+function textOf(path: string): string {
   try {
-    return JSON.parse(readFileSync(path, 'utf8')) as RunRecord
+    return readFileSync(path, 'utf8')
   } catch (error) {
     throw fromSystemError(error, { operation: 'read', path })
+  }
+}
+
+function parsed(text: string): RunRecord | undefined {
+  try {
+    const record = JSON.parse(text) as RunRecord | null
+    const isKnown = record?.version === 1 && typeof record.token === 'string' && record.token !== ''
+    return isKnown && typeof record.runner === 'object' ? record : undefined
+  } catch {
+    return undefined
   }
 }
 
@@ -94,9 +116,8 @@ export function writeRecord(folder: string, record: RunRecord): void {
   }
 }
 
-/** Removes the folder and what stands elsewhere for it. */
-export function removeRunFolder(folder: string): void {
-  const elsewhere = readRecord(folder)?.socketDirectory
-  if (elsewhere !== undefined && elsewhere !== folder) rmSync(elsewhere, { recursive: true, force: true })
+/** Removes the folder, and the sockets where they stand elsewhere. */
+export function removeRunFolder(folder: string, socketDirectory: string = folder): void {
+  rmSync(socketDirectory, { recursive: true, force: true })
   rmSync(folder, { recursive: true, force: true })
 }

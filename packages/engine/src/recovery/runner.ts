@@ -7,7 +7,7 @@
  * disks: the next run takes it up. That of a test has lost its disks, and is ended.
  */
 
-import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Clock } from '../clock.js'
 import { fromSystemError, isSecondsiteError, SecondsiteError } from '../errors.js'
@@ -106,16 +106,17 @@ export class MachineRun implements AsyncDisposable {
     const settings = await effectiveSettings(context)
     const socketDirectory = makeRunFolder(folder)
     const listen = request.listen ?? `unix:${join(socketDirectory, 'nbd.sock')}`
-    const nbd = await request.exportNbd({ listen })
+    let nbd: NbdExport | undefined
     try {
+      nbd = await request.exportNbd({ listen })
       const run = await MachineRun.#prepare(context, request, settings, { folder, socketDirectory, nbd })
       await context.step('run.before-starting')
       await run.#begin(context, settings)
       return run
     } catch (error) {
-      await nbd.close()
+      await nbd?.close()
       await stopLeftRun(directory, request.runId, clock, { asks: false }).catch(ignore)
-      if (socketDirectory !== folder) rmSync(socketDirectory, { recursive: true, force: true })
+      if (socketDirectory !== folder) removeRunFolder(socketDirectory)
       throw error
     }
   }
@@ -195,7 +196,7 @@ export class MachineRun implements AsyncDisposable {
     if (this.#isStopped) return
     this.#watch.abort()
     await stopMachine(this.#folder, this.#record, this.#clock, asks)
-    removeRunFolder(this.#folder)
+    removeRunFolder(this.#folder, this.#record.socketDirectory)
     this.#isStopped = true
   }
 
@@ -208,11 +209,17 @@ function ignore(): void {
   // What is told is the failure before; or a wait that was ended.
 }
 
-/** What is known of a run without taking it up; undefined when there is none. */
+/** What is known of a run without taking it up; undefined when there is none, or its record is damaged. */
 export function runInfo(replicaDirectory: string, runId: string): RunInfo | undefined {
   const folder = runFolder(replicaDirectory, runId)
-  const record = readRecord(folder)
-  return record && infoOf(folder, record)
+  try {
+    const record = readRecord(folder)
+    return record && infoOf(folder, record)
+  } catch (error) {
+    // Who stops it is told; a list is not kept from being shown.
+    if (isSecondsiteError(error, 'RUNNER_STOP_FAILED')) return undefined
+    throw error
+  }
 }
 
 /**
@@ -228,7 +235,7 @@ export async function stopLeftRun(
   const folder = runFolder(replicaDirectory, runId)
   const record = readRecord(folder)
   if (record) await stopMachine(folder, record, clock, asks)
-  removeRunFolder(folder)
+  removeRunFolder(folder, record?.socketDirectory)
 }
 
 async function stopMachine(folder: string, record: RunRecord, clock: Clock, asks: boolean): Promise<void> {
