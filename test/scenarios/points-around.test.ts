@@ -96,13 +96,13 @@ describe('the writes around a time', () => {
       ({ offset, lengthBytes }) => offset === 0 && lengthBytes === 64 * KIB,
     )
     const [last, first] = [around.moments[damage - 1]!, around.moments[damage]!]
-    const restored = async (option: string, name: string, to: string): Promise<string> => {
-      const args = ['restore', folder, option, name, '--to', place.path(to), '--verify']
+    const restored = async (option: string, name: string, to: string, ...more: string[]): Promise<string> => {
+      const args = ['restore', folder, option, name, '--to', place.path(to), ...more]
       const { exitCode, failures } = await runHere(args)
       expect([exitCode, failures]).toEqual([0, []])
       return place.path(to)
     }
-    expectRestored(await restored('--at', last.at, 'by-time'), before)
+    expectRestored(await restored('--at', last.at, 'by-time', '--verify'), before)
     expectRestored(await restored('--point', last.at, 'by-point'), before)
     expectRestored(await restored('--sequence', last.write, 'by-number'), before)
     expectRestored(await restored('--sequence', first.write, 'behind-it'), after)
@@ -141,6 +141,55 @@ describe('the writes around a time', () => {
     place.replica = await place.openReplica()
     const failover = await place.replica.failover()
     await expectShows({ disks: failover!.layers }, before)
+  })
+
+  it('are gone through in their order, also where one cycle brought several logs of a disk', async () => {
+    await place.begin(EVERY_WRITE, systemClock)
+    const moments: Moment[] = []
+    for (let log = 0; log < 6; log += 1) {
+      moments.push(await writeOn(0, 0, 8 * KIB))
+      await place.machine.sealLogs()
+      await setTimeout(2)
+    }
+    await place.machine.replicate()
+    for (const moment of moments) {
+      await using view = await place.replica.openView({ timeMs: moment.timeMs })
+      await expectShows(view, moment)
+    }
+    const { moments: found } = await place.replica.around(Date.now())
+    for (const [index, { sequence, disk }] of found.entries()) {
+      await using view = await place.replica.openView({ sequence, disk })
+      await expectShows(view, moments[index]!)
+    }
+  })
+
+  it('are what the commands of failover take', async () => {
+    await place.begin(EVERY_WRITE, systemClock)
+    const moment = await writeOn(0, 0, 8 * KIB)
+    await writeOn(0, 0, 8 * KIB)
+    await place.machine.replicate()
+    const folder = place.path('replica')
+    const { around } = await aroundOf('points', folder, '--around', new Date(moment.timeMs).toISOString())
+    const first = around.moments[0]!
+    const socket = ['--nbd', `unix:${place.path('web01.sock')}`]
+    for (const named of [
+      ['--at', first.at],
+      ['--sequence', first.write],
+    ]) {
+      const { exitCode, objects } = await runHere([
+        'failover',
+        'start',
+        folder,
+        ...socket,
+        ...named,
+        '--json',
+      ])
+      // Only said, not done: what it would begin with.
+      const timeMs = Math.floor(Number(BigInt(first.timeNs) / 1_000_000n))
+      expect([exitCode, objects[0]]).toMatchObject([3, { outlook: { pointTimeMs: timeMs } }])
+    }
+    const both = ['failover', 'start', folder, ...socket, '--at', first.at, '--sequence', first.write]
+    expect((await runHere(both)).exitCode).toBe(2)
   })
 
   it('are refused by number where nobody knows which is meant, or it is not kept', async () => {
