@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::net::RecvFlags;
 
 use crate::tls::Tls;
@@ -113,6 +114,8 @@ pub(crate) struct Plain {
     socket: Arc<Socket>,
     deadline: Option<Instant>,
     send_stall: Duration,
+    /// One send at a time: a reply must not end up inside of another.
+    sending: Arc<Mutex<()>>,
 }
 
 impl Plain {
@@ -151,6 +154,8 @@ impl Write for Plain {
 
 impl Sender for Plain {
     fn send_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let sending = self.sending.clone();
+        let _turn = sending.lock();
         // write_all goes on after EINTR and fails at the first send that times out without moving a byte.
         self.write_all(bytes)
     }
@@ -169,7 +174,8 @@ pub(crate) struct Link {
 impl Link {
     pub(crate) fn new(socket: Arc<Socket>, handshake_time: Duration, send_stall: Duration) -> Self {
         let deadline = Some(Instant::now() + handshake_time);
-        Self { plain: Plain { socket, deadline, send_stall }, secure: None }
+        let sending = Arc::default();
+        Self { plain: Plain { socket, deadline, send_stall, sending }, secure: None }
     }
 }
 
@@ -205,8 +211,9 @@ impl Wire for Link {
         if self.secure.is_some() {
             return None;
         }
-        let (socket, send_stall) = (self.plain.socket.clone(), self.plain.send_stall);
-        Some(Box::new(Plain { socket, deadline: None, send_stall }))
+        let Plain { socket, send_stall, sending, .. } = &self.plain;
+        let (socket, sending) = (socket.clone(), sending.clone());
+        Some(Box::new(Plain { socket, deadline: None, send_stall: *send_stall, sending }))
     }
 
     fn start_tls(&mut self, tls: &Tls) -> io::Result<()> {

@@ -6,14 +6,15 @@
 //! Likewise reads that miss the cache are collected and done side by side, before anything that changes what they read.
 //!
 //! Flushes wait for the end of the batch and share one: a flush owes durability to writes that were answered before it was
-//! sent, and no write of its batch was. Clients with a deep queue send theirs in trains.
+//! sent, and no write of its batch was. Clients with a deep queue send theirs in trains, and write on meanwhile: then the
+//! flush is [`super::flusher`]'s.
 
 use std::io;
 use std::sync::Arc;
 
 use secondsite_disk::DiskError;
 
-use crate::codec::constants::{Errno, cmd, cmd_flag};
+use crate::codec::constants::{Errno, cmd_flag};
 use crate::codec::reply;
 use crate::codec::request::{Command, RequestHeader, Rules, check};
 use crate::counters::{LiveCounters, Tally};
@@ -23,8 +24,9 @@ use crate::handshake::Entered;
 use crate::meta::Context;
 use crate::wire::Sender;
 
+use super::flusher::{Flusher, Parts};
 use super::intake::{Batch, Request};
-use super::out::{Out, SEND_BYTES};
+use super::out::{Answers, Failure, Out, SEND_BYTES};
 use super::readers::{Job, Readers};
 use super::status;
 
@@ -32,9 +34,6 @@ use super::status;
 const MISS_BYTES_MAX: u32 = 256 << 10;
 /// CACHE reads in pieces of this.
 const CACHE_PIECE_BYTES: usize = 1 << 20;
-
-/// Why a request failed: the protocol's number, and a code for people.
-pub(crate) type Failure = (Errno, &'static str);
 
 /// A read that has to wait for the medium; its reply is laid out already.
 struct Miss {
@@ -61,12 +60,20 @@ pub(crate) struct Executor {
     /// Flushes of the batch, and writes that ask to be durable and succeeded.
     unflushed: Vec<RequestHeader>,
     readers: Readers,
+    flusher: Flusher,
+    answers: Answers,
     tally: Tally,
     counters: Arc<LiveCounters>,
 }
 
 impl Executor {
-    pub(crate) fn new(entered: Entered, request_bytes_max: u32, counters: Arc<LiveCounters>) -> Self {
+    /// `second` sends the replies of flushes that do not hold up the others, where there can be one.
+    pub(crate) fn new(
+        entered: Entered,
+        request_bytes_max: u32,
+        counters: Arc<LiveCounters>,
+        second: Option<Box<dyn Sender>>,
+    ) -> Self {
         let rules = Rules {
             size_bytes: entered.export.device().size_bytes(),
             request_bytes_max,
@@ -76,6 +83,9 @@ impl Executor {
             is_zeroing_fast: entered.export.is_zeroing_fast(),
         };
         let readers = Readers::new(entered.export.clone());
+        let answers = Answers { is_structured: rules.is_structured };
+        let (export, shared) = (entered.export.clone(), counters.clone());
+        let parts = second.map(|sender| Parts { export, sender, answers, counters: shared });
         Self {
             export: entered.export,
             contexts: entered.contexts,
@@ -85,6 +95,8 @@ impl Executor {
             misses: Vec::new(),
             unflushed: Vec::new(),
             readers,
+            flusher: Flusher::new(parts),
+            answers,
             tally: Tally::default(),
             counters,
         }
@@ -104,7 +116,7 @@ impl Executor {
             }
         }
         self.write_pending(batch);
-        self.flush_once();
+        self.flush_pending(batch.requests.len());
         self.read_misses();
         self.tally.request_count += batch.requests.len() as u64;
         // Before the replies leave: who has its reply finds it counted.
@@ -224,26 +236,22 @@ impl Executor {
     }
 
     fn end_write(&mut self, header: &RequestHeader, result: Result<(), Failure>) {
-        if result.is_ok() {
-            self.tally.written_bytes += u64::from(header.length_bytes);
-        }
-        self.answer(header, result);
+        self.answers.written(&mut self.out, &mut self.tally, header, result);
     }
 
-    /// One flush for all that wait for one.
-    fn flush_once(&mut self) {
+    /// One flush for all that wait for one; on another thread when the client has more under way than its flushes.
+    fn flush_pending(&mut self, request_count: usize) {
         if self.unflushed.is_empty() {
             return;
         }
-        let flushed = self.flush();
-        let mut unflushed = std::mem::take(&mut self.unflushed);
-        for header in unflushed.drain(..) {
-            match header.kind {
-                cmd::FLUSH => self.answer(&header, flushed),
-                _ => self.end_write(&header, flushed),
-            }
+        let goes_on = self.unflushed.len() < request_count || self.flusher.is_busy();
+        if goes_on && self.flusher.take(&mut self.unflushed) {
+            return;
         }
-        self.unflushed = unflushed;
+        let flushed = self.flush();
+        for header in self.unflushed.drain(..) {
+            self.answers.flushed(&mut self.out, &mut self.tally, &header, flushed);
+        }
     }
 
     fn write<'b>(
@@ -324,17 +332,7 @@ impl Executor {
 
     /// Answers a request that returns no data.
     fn answer(&mut self, header: &RequestHeader, result: Result<(), Failure>) {
-        let Err((errno, message)) = result else {
-            return self.out.put(&reply::simple(header.cookie, None));
-        };
-        self.tally.error_count += 1;
-        if self.rules.is_structured {
-            let mut chunk = Vec::new();
-            reply::put_error(&mut chunk, header.cookie, errno, message);
-            self.out.put(&chunk);
-        } else {
-            self.out.put(&reply::simple(header.cookie, Some(errno)));
-        }
+        self.answers.put(&mut self.out, &mut self.tally, header, result);
     }
 }
 

@@ -115,9 +115,9 @@ impl Second {
 
 /// Ends the connection when a batch failed or panicked: the first thread may be waiting for a request that a client
 /// without its answer never sends.
-struct HangUp<'s> {
-    sender: &'s mut dyn Sender,
-    is_due: bool,
+pub(super) struct HangUp<'s> {
+    pub(super) sender: &'s mut dyn Sender,
+    pub(super) is_due: bool,
 }
 
 impl Drop for HangUp<'_> {

@@ -4,9 +4,10 @@
 //! |---|---|
 //! | `intake`, `spin` | receives, gives whole requests |
 //! | `lanes` | where a batch is carried out |
-//! | `executor`, `readers`, `status`, `out` | carries it out, sends the replies |
+//! | `executor`, `readers`, `flusher`, `status`, `out` | carries it out, sends the replies |
 
 mod executor;
+mod flusher;
 mod intake;
 mod lanes;
 mod out;
@@ -133,13 +134,15 @@ fn transmit(
     is_stopping: &AtomicBool,
 ) -> io::Result<End> {
     let max = common.limits.request_bytes_max;
-    let mut lanes = Lanes::new(Executor::new(entered, max, common.counters.clone()), max);
+    let executor = Executor::new(entered, max, common.counters.clone(), wire.second_sender());
+    let mut lanes = Lanes::new(executor, max);
     let (mut batch, mut spin) = (Batch::new(max), Spin::new(common.spin_us));
     while batch.ending.is_none() && !is_stopping.load(Ordering::Acquire) {
         if common.counters.connection_count.load(Ordering::Relaxed) > common.core_count {
             spin.give_up();
         }
         batch.collect(wire, &mut spin)?;
+        spin.note_batch(batch.requests.len());
         lanes.run(&mut batch, wire)?;
     }
     lanes.wait()?;

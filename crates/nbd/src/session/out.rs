@@ -2,6 +2,10 @@
 
 use std::io;
 
+use crate::codec::constants::{Errno, cmd};
+use crate::codec::reply;
+use crate::codec::request::RequestHeader;
+use crate::counters::Tally;
 use crate::wire::Sender;
 
 /// From so much on replies leave before the next request is looked at.
@@ -63,5 +67,63 @@ impl Out {
             self.bytes = Vec::new();
         }
         sent
+    }
+}
+
+/// Why a request failed: the protocol's number, and a code for people.
+pub(crate) type Failure = (Errno, &'static str);
+
+/// How requests that return no data are answered and counted.
+#[derive(Clone, Copy)]
+pub(crate) struct Answers {
+    pub(crate) is_structured: bool,
+}
+
+impl Answers {
+    pub(crate) fn put(
+        self,
+        out: &mut Out,
+        tally: &mut Tally,
+        header: &RequestHeader,
+        result: Result<(), Failure>,
+    ) {
+        let Err((errno, message)) = result else {
+            return out.put(&reply::simple(header.cookie, None));
+        };
+        tally.error_count += 1;
+        if self.is_structured {
+            let mut chunk = Vec::new();
+            reply::put_error(&mut chunk, header.cookie, errno, message);
+            out.put(&chunk);
+        } else {
+            out.put(&reply::simple(header.cookie, Some(errno)));
+        }
+    }
+
+    pub(crate) fn written(
+        self,
+        out: &mut Out,
+        tally: &mut Tally,
+        header: &RequestHeader,
+        result: Result<(), Failure>,
+    ) {
+        if result.is_ok() {
+            tally.written_bytes += u64::from(header.length_bytes);
+        }
+        self.put(out, tally, header, result);
+    }
+
+    /// A FLUSH, or a write that asked to be durable.
+    pub(crate) fn flushed(
+        self,
+        out: &mut Out,
+        tally: &mut Tally,
+        header: &RequestHeader,
+        result: Result<(), Failure>,
+    ) {
+        match header.kind {
+            cmd::FLUSH => self.put(out, tally, header, result),
+            _ => self.written(out, tally, header, result),
+        }
     }
 }
