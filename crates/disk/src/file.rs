@@ -121,6 +121,13 @@ impl FileDevice {
         DiskInfo { size_bytes: self.size_bytes(), ..self.info }
     }
 
+    /// The same with another size than was found: what is missing at the end then fails to be read.
+    #[must_use]
+    pub fn with_size(mut self, size_bytes: u64) -> Self {
+        self.size_bytes = AtomicU64::new(size_bytes);
+        self
+    }
+
     /// The same disk, for one who reads all of it while somebody else writes to it.
     ///
     /// Read-ahead fills the page cache with large folios, and each small write into one walks all of its buffers. Scans

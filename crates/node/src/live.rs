@@ -238,9 +238,10 @@ pub fn tracked_written(handle: u32, from: f64, length_bytes: f64) -> Result<Vec<
 }
 
 /// A second opening of a live disk, for who reads much of it: without read-ahead, which would fill the page cache with
-/// folios that make the guest's writes slow.
+/// folios that make the guest's writes slow. Its size is that of the live disk: one that has shrunk fails to be read.
 fn scan_of(disk: &TrackedDisk) -> Result<FileDevice> {
-    FileDevice::open(disk.path(), Access::ReadOnly).map(FileDevice::for_scans).map_err(from_disk)
+    let opened = FileDevice::open(disk.path(), Access::ReadOnly).map_err(from_disk)?;
+    Ok(opened.for_scans().with_size(disk.size_bytes()))
 }
 
 /// 16 bytes a chunk of `ranges` of a live disk.
