@@ -1,8 +1,9 @@
 /**
- * docs/state-machine.md, rendered from the state table so that picture and program cannot part.
+ * docs/state-machine.md and the picture of a failover in the README, rendered from the state table so that picture and
+ * program cannot part.
  */
 
-import { type Condition, EVENTS, type Row, STATE_TABLE, VERBS } from './machine.js'
+import { type Condition, EVENTS, type Row, STATE_BEFORE, STATE_TABLE, VERBS } from './machine.js'
 import type { ReplicationState, Side } from '../states.js'
 
 /** The whole document. */
@@ -24,6 +25,34 @@ export function mermaid(side: Side): string {
     row.from.map((from) => `  ${from} --> ${row.to}: ${label(row)}`),
   )
   return ['stateDiagram-v2', '  direction LR', '  [*] --> Disabled', ...arrows].join('\n')
+}
+
+const LIFECYCLE: readonly string[] = [
+  'prepareFailover',
+  'startFailover',
+  'failoverStarted',
+  'changeRecoveryPoint',
+  'cancelFailover',
+  'commitFailover',
+  'reverseReplication',
+  'failback',
+  'finalizeFailback',
+]
+
+/** The way from a machine that replicates through a failover and back, of both sides, in Mermaid's notation. */
+export function lifecycleMermaid(): string {
+  const rows = STATE_TABLE.filter((row) => LIFECYCLE.includes(row.on))
+  // A disaster may be met in any state; the picture shows it from the one that all is well in.
+  const states = new Set<string>(['Replicating', ...rows.map((row) => row.to)])
+  const arrows = rows.flatMap((row) => row.from.filter((from) => states.has(from)).map(arrowOf(row)))
+  return ['stateDiagram-v2', '  direction LR', '  [*] --> Replicating', ...arrows].join('\n')
+}
+
+/** The end of one role is the beginning of the other; the picture goes on there. */
+function arrowOf(row: Row): (from: ReplicationState) => string {
+  const isReversal = row.on === 'reverseReplication'
+  const to = isReversal || row.to === STATE_BEFORE ? 'Replicating' : row.to
+  return (from) => `  ${from} --> ${to}: ${label(row)}, ${isReversal ? 'roles change' : row.side}`
 }
 
 function section(side: Side, title: string): string[] {
