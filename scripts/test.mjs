@@ -46,8 +46,8 @@ function vitestTests() {
   const report = join(scratch, 'vitest.json')
   const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${report}`]
   // By itself vitest leaves one processor alone, which on two means one file after the other.
-  const workers = isSlow ? [`--maxWorkers=${availableParallelism()}`] : []
-  const { status } = spawnSync(join(root, 'node_modules/.bin/vitest'), ['run', ...workers, ...reporters], {
+  const workers = `--maxWorkers=${availableParallelism()}`
+  const { status } = spawnSync(join(root, 'node_modules/.bin/vitest'), ['run', workers, ...reporters], {
     cwd: root,
     stdio: 'inherit',
     env,
