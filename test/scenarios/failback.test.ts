@@ -174,6 +174,26 @@ describe('a failback', () => {
     expect((await failback(trip())).done).toEqual(['synchronize', 'finalize', 'return'])
   })
 
+  it('that dies while it is taken back is taken back by the next call, or goes on', async () => {
+    await failOver()
+    await failback({ ...trip(), until: 'finalize' })
+    await place.replica.close()
+    place.replica = await place.openReplica((name) => {
+      if (name === 'failback.before-cancelling') throw new Error('died')
+    })
+    await expect(cancelFailback(trip())).rejects.toThrow('died')
+    await place.replica.close()
+    place.replica = await place.openReplica()
+    expect([away.machines[0]?.state, await homeState()]).toEqual(['PreparedForFailover', 'Replicating'])
+    const again = await failback({ ...trip(), until: 'finalize' })
+    expect(again).toMatchObject({ done: ['synchronize', 'finalize'], sentBytes: 0 })
+    await cancelFailback(trip())
+    expect([away.machines[0]?.state, await homeState()]).toEqual(['Replicating', 'Replicating'])
+    await write(away.machines[0]!, 'os.raw', MIB, 4 * KIB)
+    await expectHome((await failback(trip())).protected)
+    expectPairs()
+  })
+
   it('is refused where nothing was failed over, with nothing changed', async () => {
     await expect(failback(trip())).rejects.toMatchObject({ code: 'INVALID_STATE' })
     expect(await explainFailback(trip())).toMatchObject({ next: null, copyBytes: 0 })

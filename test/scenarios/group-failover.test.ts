@@ -3,7 +3,15 @@
  */
 
 import { readFileSync } from 'node:fs'
-import { type Engine, groupPoints, openReplica, type Replica, startGroupFailover } from '@secondsite/engine'
+import {
+  Engine,
+  failback,
+  type FailbackPlace,
+  groupPoints,
+  openReplica,
+  type Replica,
+  startGroupFailover,
+} from '@secondsite/engine'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { run } from './cli-command.js'
 import { expectShows, MINUTE_MS, type Moment, SetClock } from './recovery-oracle.js'
@@ -213,6 +221,39 @@ describe('a failover of a group', () => {
       code: 'GROUP_MEMBER_REFUSES',
       details: { machine: 'web01', reason: 'INVALID_STATE' },
     })
+  })
+
+  it('is a group over there as well, and at home again when all have come home', async () => {
+    await group()
+    await commonCut()
+    await disaster()
+    const { members } = await startGroupFailover(replicas)
+    for (const { failover } of members) await failover.disks[0]?.write(0, place.random.bytes(4 * KIB))
+    engine = await place.open({ clock })
+    const away = await Engine.open({ stateDirectory: place.path('away-state'), clock })
+    try {
+      const trip = (replica: Replica, name: string): FailbackPlace => ({
+        replica,
+        away,
+        home: engine,
+        directory: place.path(`home-${name}`),
+      })
+      for (const [index, name] of NAMES.entries())
+        await failback({ ...trip(replicas[index]!, name), until: 'synchronize' })
+      expect(engine.groups).toEqual([])
+      expect(away.group('shop').members.map(({ name }) => name)).toEqual(NAMES)
+      expect((await away.group('shop').replicate()).groupPointId).not.toBeNull()
+      for (const [index, name] of NAMES.entries()) await failback(trip(replicas[index]!, name))
+      expect(away.groups).toEqual([])
+      expect(engine.group('shop').members.map(({ name }) => name)).toEqual(NAMES)
+      await commonCut()
+      for (const name of NAMES) {
+        const image = readFileSync(place.path(`replica-${name}/${name}.raw.raw`))
+        expect(image.equals(readFileSync(place.path(`${name}.raw`))), name).toBe(true)
+      }
+    } finally {
+      await away.close()
+    }
   })
 
   it('is said before it is done by the command, and lists what is shared', async () => {

@@ -256,7 +256,9 @@ class Trip {
     const active = this.#requireActive()
     const job = jobOf(request)
     const resyncBytes = await catchUp(active, job)
-    const { sentBytes } = await active.replicate({ ...job, applicationConsistent: false })
+    // One that somebody has prepared already has sent its last cut.
+    const isPrepared = active.state === 'PreparedForFailover'
+    const { sentBytes } = isPrepared ? { sentBytes: 0 } : await active.replicate({ ...job, ...PLAIN })
     await this.#step('failback.before-announcing')
     await (await this.#homeReplica()).failback()
     return { sentBytes: resyncBytes + sentBytes }
@@ -293,9 +295,11 @@ class Trip {
 
   async cancel(): Promise<void> {
     const home = await this.#homeReplica()
-    await home.cancelFailover()
+    const isPrepared = this.active?.state === 'PreparedForFailover'
+    // Where a death has come between the two, home is done.
+    if (!isPrepared || (await home.state()) !== 'Replicating') await home.cancelFailover()
     await this.#step('failback.before-cancelling')
-    if (this.active?.state === 'PreparedForFailover') await this.active.cancelFailover()
+    if (isPrepared) await this.active?.cancelFailover()
   }
 
   async close(): Promise<void> {
@@ -321,6 +325,9 @@ class Trip {
     await this.#place.replica.context.step(name)
   }
 }
+
+/** A cycle that lets the applications go on. */
+const PLAIN = { applicationConsistent: false } as const
 
 function jobOf({ signal, onProgress }: JobOptions): JobOptions {
   return { ...(signal ? { signal } : {}), ...(onProgress ? { onProgress } : {}) }

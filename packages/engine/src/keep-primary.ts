@@ -21,6 +21,7 @@ import {
   bytesOf,
   candidatesOf,
   endExports,
+  moveGroup,
   retireFormer,
   type ReversePlan,
   type ReverseReport,
@@ -49,6 +50,7 @@ export async function keepPrimary(
   const isProtected = former.engine.machines.some(({ id }) => id === plan.adoption.machineId)
   if (!isProtected) await trackDisks(context, plan)
   const machine = await former.engine.adopt(plan.adoption)
+  await moveGroup(former.engine, machine, former, plan.groupName)
   await context.step('keep-primary.before-adopting')
   await adoptImages(context, plan)
   rmSync(folderOf(context), { recursive: true, force: true })
@@ -102,7 +104,8 @@ async function makePlan(replica: Replica, request: ReverseRequest): Promise<Reve
   }
   const formerPaths = Object.fromEntries(disks.map(({ name, path }) => [name, path]))
   const candidates = candidatesOf(outlook.disks)
-  return { loser: 'replica', adoption, formerPaths, formerName: former.name, candidates, lostLogs }
+  const { name: formerName, groupName } = former
+  return { loser: 'replica', adoption, formerPaths, formerName, groupName, candidates, lostLogs }
 }
 
 /** The replica's images, which hold what is given up, become the replica of the disks that go on. */

@@ -50,6 +50,8 @@ export interface ReversePlan {
   /** Paths of the former primary's disks, by name. */
   readonly formerPaths: Readonly<Record<string, string>>
   readonly formerName: string | null
+  /** The consistency group that the former primary was in; null for none. */
+  readonly groupName: string | null
   /** Ranges by name of the disk, flat; null for the whole disk. */
   readonly candidates: Readonly<Record<string, readonly number[] | null>>
   readonly lostLogs: readonly string[]
@@ -79,6 +81,25 @@ export function candidatesOf(
 /** Nobody may write to the former primary's disks behind the plan. @throws {MACHINE_RUNNING} when a client has one open */
 export async function endExports(former: ProtectedMachine | undefined): Promise<void> {
   for (const disk of former?.disks ?? []) await disk.endExports()
+}
+
+/**
+ * A member of a consistency group stays one: the group goes on at the side that protects the machine now. Where it was, it
+ * ends with its last member.
+ */
+export async function moveGroup(
+  to: Engine,
+  machine: ProtectedMachine,
+  former: FormerPrimary,
+  groupName: string | null,
+): Promise<void> {
+  if (groupName === null) return
+  const left = 'engine' in former ? former.engine.groups.find(({ name }) => name === groupName) : undefined
+  if (left?.members.length === 0 && 'engine' in former) await former.engine.removeGroup(groupName)
+  if (machine.groupName !== null) return
+  const group = to.groups.find(({ name }) => name === groupName)
+  if (group) await group.add(machine)
+  else await to.createGroup({ name: groupName, machines: [machine.name] })
 }
 
 /** Ends the former primary, unless it has ended already. */

@@ -22,6 +22,7 @@ import {
   bytesOf,
   candidatesOf,
   endExports,
+  moveGroup,
   recordedPlan,
   retireFormer,
   type ReversePlan,
@@ -62,6 +63,7 @@ export async function reverseReplication(replica: Replica, request: ReverseReque
   }
   await context.step('reverse.before-protecting')
   const reversed = await request.engine.adopt(plan.adoption)
+  await moveGroup(request.engine, reversed, request.former, plan.groupName)
   await context.step('reverse.before-ending')
   await endReplica(context)
   if (reversed.state === 'WaitingForStartResynchronize') await reversed.resume()
@@ -94,7 +96,8 @@ async function makePlan(replica: Replica, request: ReverseRequest): Promise<Reve
   const lostLogs = former ? await keepWrites(former, lost, context.pool) : []
   const formerPaths = Object.fromEntries(outlook.disks.map(({ disk, path }) => [disk, path]))
   const candidates = candidatesOf(outlook.disks)
-  return { adoption, formerPaths, formerName: former?.name ?? null, candidates, lostLogs }
+  const { name: formerName = null, groupName = null } = former ?? {}
+  return { adoption, formerPaths, formerName, groupName, candidates, lostLogs }
 }
 
 /** The former primary's disks become the images of a store of their own. */
