@@ -15,6 +15,7 @@ import {
   reverseReplication,
   showLog,
 } from '@secondsite/engine'
+import { FaultyFileSystem } from '@secondsite/engine/testing'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { DISKS, RecoveryPlace } from './recovery-oracle.js'
 import { KIB, MIB } from './workplace.js'
@@ -224,6 +225,30 @@ describe('an unplanned failover', () => {
     await settled(machine)
     await machine.replicate()
     expectPairs()
+  })
+
+  it('gives nothing up that could not be kept durably', async () => {
+    await place.cycle(60)
+    await write(place.machine, 'os.raw', MIB, 8 * KIB)
+    const lostBytes = readFileSync(place.path('os.raw')).subarray(MIB, MIB + 8 * KIB)
+    await failOver(place.replica)
+    const request = { engine: away, former: home(), directory: place.path('home-store') }
+    const files = new FaultyFileSystem()
+    for (const [operation, error, code] of [
+      ['write', 'ENOSPC', 'DISK_FULL'],
+      ['sync', 'EIO', 'IO_FAILED'],
+    ] as const) {
+      files.fail({ path: place.path('home-store/lost'), suffix: '.hrl', operation, error })
+      await expect(reverseReplication(place.replica, { ...request, loser: 'primary' })).rejects.toMatchObject(
+        { code },
+      )
+      files.heal()
+      const still = readFileSync(place.path('os.raw')).subarray(MIB, MIB + 8 * KIB)
+      expect(still.equals(lostBytes)).toBe(true)
+      expect(place.machine.state).not.toBe('Disabled')
+    }
+    const { lostLogs } = await reverseReplication(place.replica, { ...request, loser: 'primary' })
+    expect(await bytesIn(lostLogs, MIB, 8 * KIB)).toEqual(lostBytes)
   })
 
   it('keeps by its content what no log of the primary holds any more', async () => {

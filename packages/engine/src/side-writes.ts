@@ -6,8 +6,11 @@
  * reader of `.hrl` can show and export. Of what no log holds any more the present content is kept, as a log of its own.
  */
 
-import { copyFileSync, mkdirSync, rmSync } from 'node:fs'
-import { basename, join } from 'node:path'
+import { constants, mkdirSync, rmSync } from 'node:fs'
+import { copyFile, open, stat } from 'node:fs/promises'
+import { basename, dirname, join } from 'node:path'
+import { fromSystemError } from './errors.js'
+import { permit } from './native/faults.js'
 import type { Native, NativeSealedLog } from './native/index.js'
 import type { WorkerPool } from './pool/pool.js'
 import { type ByteRange, rangesFrom, toPairs, totalBytes } from './ranges.js'
@@ -57,7 +60,10 @@ async function timesOf(log: NativeSealedLog | undefined, pool: WorkerPool): Prom
   return [statistics.firstTimeMs, statistics.lastTimeMs]
 }
 
-/** Copies what a side alone has written into a folder, as logs. @returns their paths; none where it has written nothing */
+/**
+ * Copies what a side alone has written into a folder, as logs, durably: the writes themselves are given up next.
+ * @returns their paths; none where it has written nothing
+ */
 export async function keepWrites(side: Side, folder: string, pool: WorkerPool): Promise<string[]> {
   if (side.disks.every((disk) => disk.dirty().length === 0)) return []
   await side.sealLogs()
@@ -65,17 +71,44 @@ export async function keepWrites(side: Side, folder: string, pool: WorkerPool): 
   const kept: string[] = []
   for (const disk of side.disks) {
     const logs = disk.unreleasedLogs().filter(({ entryCount }) => entryCount > 0)
-    kept.push(...logs.map((log) => copyLog(log, folder)))
+    for (const log of logs) kept.push(await copyLog(log, folder))
     if (disk.status().changedBytes > 0) kept.push(...(await keepContent(disk, folder, pool)))
   }
+  await syncPath(folder)
+  await syncPath(dirname(folder))
   return kept
 }
 
 /** Copied, not linked: the file of a released log is written over. */
-function copyLog({ path, indexPath }: NativeSealedLog, folder: string): string {
-  copyFileSync(indexPath, join(folder, basename(indexPath)))
-  copyFileSync(path, join(folder, basename(path)))
+async function copyLog({ path, indexPath }: NativeSealedLog, folder: string): Promise<string> {
+  for (const from of [indexPath, path]) {
+    const to = join(folder, basename(from))
+    const { size: sizeBytes } = await stat(from)
+    await told('write', to, sizeBytes, () => copyFile(from, to, constants.COPYFILE_FICLONE))
+    await syncPath(to)
+  }
   return join(folder, basename(path))
+}
+
+function syncPath(path: string): Promise<void> {
+  return told('sync', path, 0, async () => {
+    const file = await open(path, 'r')
+    await file.sync().finally(() => file.close())
+  })
+}
+
+async function told(
+  operation: 'write' | 'sync',
+  path: string,
+  lengthBytes: number,
+  call: () => Promise<void>,
+): Promise<void> {
+  try {
+    permit(path, operation, 0, lengthBytes)
+    await call()
+  } catch (error) {
+    throw fromSystemError(error, { operation, path, fullCode: 'DISK_FULL' })
+  }
 }
 
 /** What the changed map knows of is in no log: its ranges as they are now. */
