@@ -112,6 +112,22 @@ describe('a Test run', () => {
     expect(await replica.state()).toBe('Replicating')
   })
 
+  it('starts the copy by the runner of its failover settings, and ends it with the copy', async () => {
+    const file = place.path('machine')
+    const start = ['/bin/sh', '-c', `echo $$ >${file}; exec sleep 600`]
+    await machine.configure({ failoverSettings: { runner: { method: 'command', start, isMachine: true } } })
+    await scribble()
+    const first = await startPlan(plan({ testRun: true, start: undefined }), 'Test', options())
+    expect(first.state).toBe('WaitingForInput')
+    await expect
+      .poll(() => existsSync(file) && readFileSync(file, 'utf8') !== '', { timeout: 30_000 })
+      .toBe(true)
+    const processId = readFileSync(file, 'utf8').trim()
+    expect(existsSync(`/proc/${processId}`)).toBe(true)
+    expect(await continuePlan(first.runId, options())).toMatchObject({ state: 'Completed' })
+    await expect.poll(() => existsSync(`/proc/${processId}`), { timeout: 30_000 }).toBe(false)
+  })
+
   it('whose process has ended cannot start the copy any more, but is cleaned up', async () => {
     const loaded = plan()
     const withPause = {

@@ -233,7 +233,7 @@ describe('a test failover with a machine', () => {
     const record = `${machine.folder}/run.json`
     writeFileSync(record, JSON.stringify({ ...JSON.parse(readFileSync(record, 'utf8')), process: null }))
     expect((await runHere(['test-failover', 'stop', folder, test?.id ?? ''])).exitCode).toBe(0)
-    await expect.poll(() => isAlive(machine.processId)).toBe(false)
+    await expect.poll(() => isAlive(machine.processId), { timeout: 30_000 }).toBe(false)
   })
 })
 

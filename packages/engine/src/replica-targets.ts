@@ -74,8 +74,8 @@ export class ReplicaTargets implements PlanTargets, AsyncDisposable {
 function checkCommands({ name, machine, kind, verbs }: TargetRequest): void {
   if (verbs.includes('shutdown') && machine.stop === undefined)
     throw lacking(name, 'stop', 'is shut down by a group')
-  const isExported = kind === 'Test' && machine.testNbd !== undefined
-  if (verbs.includes('boot') && machine.start === undefined && !isExported)
+  const isOurs = kind === 'Test' && (machine.testNbd !== undefined || machine.testRun === true)
+  if (verbs.includes('boot') && machine.start === undefined && !isOurs)
     throw lacking(name, 'start', 'is started by a group')
 }
 
@@ -131,6 +131,7 @@ class ReplicaTarget implements PlanTarget {
 
   async boot(context: VerbContext): Promise<JsonValue | undefined> {
     const { machine } = this.#request
+    if (context.kind === 'Test' && machine.testRun === true) return this.#runCopy(context)
     const started = context.kind === 'Test' ? await this.#exported(context) : {}
     if (machine.start === undefined) return started
     const { output } = await this.#run(machine.start, context, started)
@@ -236,14 +237,26 @@ class ReplicaTarget implements PlanTarget {
     return handoverOf(settings, facts, systemRandom)
   }
 
-  async #exported({ key, reference = '' }: VerbContext): Promise<{ readonly address?: string }> {
+  /** The machine ends with its copy. */
+  async #runCopy(context: VerbContext): Promise<JsonValue> {
+    const copy = this.#copyOf(context)
+    const run = copy.test.info.run ?? (await copy.test.run({ listen: this.#request.machine.testNbd })).info
+    copy.address = run.address
+    const { name, method, address, folder, processId } = run
+    return { name, method, address, folder, processId }
+  }
+
+  #copyOf({ key, reference = '' }: VerbContext): HeldCopy {
     const copy = this.#copies.get(key)
-    if (copy === undefined) {
-      throw new SecondsiteError('TEST_FAILOVER_NOT_FOUND', {
-        message: `the test copy of ${this.#request.name} has ended with the process that held it`,
-        details: { machine: this.#request.name, testId: reference, path: this.#replica.directory },
-      })
-    }
+    if (copy !== undefined) return copy
+    throw new SecondsiteError('TEST_FAILOVER_NOT_FOUND', {
+      message: `the test copy of ${this.#request.name} has ended with the process that held it`,
+      details: { machine: this.#request.name, testId: reference, path: this.#replica.directory },
+    })
+  }
+
+  async #exported(context: VerbContext): Promise<{ readonly address?: string }> {
+    const copy = this.#copyOf(context)
     const { testNbd } = this.#request.machine
     if (testNbd === undefined) return {}
     copy.address ??= (await copy.test.exportNbd({ listen: testNbd })).address

@@ -97,6 +97,8 @@ const machineSchema = z.strictObject(
       .string(nbdText)
       .regex(/^(unix:[^\0]+|tcp:.+:\d{1,5})$/, nbdText)
       .optional(),
+    /** A Test run starts the test copy by the runner of its failover settings, in place of `start`; default false. */
+    testRun: z.boolean('true or false').optional(),
     /** Takes the replica in an Unplanned run although its primary still replicates; default false. */
     fencePrimary: z.boolean('true or false').default(false),
   },

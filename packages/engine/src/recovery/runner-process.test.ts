@@ -27,6 +27,8 @@ afterEach(() => {
   rmSync(folder, { recursive: true, force: true })
 })
 
+/** A busy machine takes its time. */
+const WAIT = { timeout: 30_000 }
 const SLEEP = ['/bin/sh', '-c', 'sleep 600 & sleep 600; :']
 
 async function start(words: readonly string[], token = 'none') {
@@ -40,10 +42,10 @@ describe('a process of a run', () => {
   it('is found by its token with all it has started, and nothing else is', async () => {
     const token = `token-${process.pid}`
     const [ours, other] = [await start(SLEEP, token), await start(SLEEP, `${token}0`)]
-    await expect.poll(() => processesOf(token).length).toBe(3)
+    await expect.poll(() => processesOf(token).length, WAIT).toBe(3)
     killLeft(token)
     expect(await awaitEnd(ours, 20_000, systemClock)).toBe(true)
-    await expect.poll(() => processesOf(token)).toEqual([])
+    await expect.poll(() => processesOf(token), WAIT).toEqual([])
     expect(isRunning(other)).toBe(true)
   })
 
@@ -79,7 +81,7 @@ describe('a command', () => {
     const environment = { SECONDSITE_RUN_TOKEN: token }
     const late = runToEnd({ ...call, environment, words: SLEEP, limitMs: 50 })
     await expect(late).rejects.toMatchObject({ code: 'RUNNER_FAILED' })
-    await expect.poll(() => processesOf(token)).toEqual([])
+    await expect.poll(() => processesOf(token), WAIT).toEqual([])
   })
 
   it('that has ended is not waited for until its limit, and what it left behind goes on', async () => {
