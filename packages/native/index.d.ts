@@ -569,7 +569,7 @@ export declare function overlayState(directory: string): string | null
 
 export declare function overlayUsage(handle: number): NativeOverlayUsage
 
-/** Points that somebody reads. */
+/** Points that somebody reads, each once for each of its readers. */
 export declare function pinnedPoints(undoDirectory: string): Array<number>
 
 /** Says what is at a path, without changing it. */

@@ -315,6 +315,9 @@ fn a_point_that_is_read_is_neither_merged_nor_dropped() {
     model.cycle();
     let (older, newer) = (model.points[0].0, model.points[1].0);
     let view = open_view(model.undo.path(), &model.image, newer).unwrap();
+    let second = open_view(model.undo.path(), &model.image, newer).unwrap();
+    assert_eq!(pinned_points(model.undo.path()).unwrap(), [newer, newer]);
+    drop(second);
     assert_eq!(pinned_points(model.undo.path()).unwrap(), [newer]);
     let refused = merge_point(model.undo.path(), newer, older, &undo_options(), &GO_ON).unwrap_err();
     assert_eq!(refused.code(), "DISK_IN_USE");

@@ -208,7 +208,7 @@ pub fn drop_points_before(undo_directory: String, point: f64) -> Result<NativeMe
     Ok(merge_report_of(dropped.map_err(from_disk)?))
 }
 
-/// Points that somebody reads.
+/// Points that somebody reads, each once for each of its readers.
 #[napi(catch_unwind)]
 pub fn pinned_points(undo_directory: String) -> Result<Vec<f64>> {
     let points = pinned(Path::new(&undo_directory)).map_err(from_disk)?;

@@ -4,7 +4,6 @@
 //! pins the point first and looks into the store's database afterwards, who expires a point marks it there first and
 //! looks for pins afterwards: so one of the two always sees the other.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -71,7 +70,8 @@ impl Pin {
     }
 }
 
-/// The points of a folder that somebody reads at the moment, in order. Pins of the dead are removed.
+/// The points of a folder that somebody reads at the moment, in order, each once for each of its readers. Pins of the dead
+/// are removed.
 ///
 /// # Errors
 /// ACCESS_DENIED, DISK_READ_FAILED.
@@ -82,17 +82,18 @@ pub fn pinned_points(folder: &Path) -> Result<Vec<u64>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(fail)?,
     };
-    let mut points = BTreeSet::new();
+    let mut points = Vec::new();
     for entry in entries {
         let entry = entry.map_err(fail)?;
         let point = entry.file_name().to_str().and_then(|name| name.split_once('-')?.0.parse().ok());
         if let Some(point) = point
             && is_alive(&entry.path()).map_err(fail)?
         {
-            points.insert(point);
+            points.push(point);
         }
     }
-    Ok(points.into_iter().collect())
+    points.sort_unstable();
+    Ok(points)
 }
 
 fn is_alive(path: &Path) -> io::Result<bool> {

@@ -1,4 +1,4 @@
-//! A view as a raw file of its own.
+//! A view, or a layer over one, as a raw file of its own.
 //!
 //! Where the file system can share blocks (FICLONE), the image is cloned and what was overwritten since the point is put
 //! back. The clone may be taken in the middle of a cycle: the ranges to put back are asked for afterwards, so whatever the

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `point` | [`PointView`], a read-only disk |
 //! | `changed` | ranges that differ between two points |
-//! | `materialize` | a view as a file of its own |
+//! | `materialize` | a view, or another disk, as a file of its own |
 
 mod changed;
 mod materialize;

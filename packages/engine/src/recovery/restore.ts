@@ -1,13 +1,17 @@
 /**
  * A recovery point as plain files, for whoever wants a disk and not a failover.
+ *
+ * A file gets its name when all of the machine are whole: what a death leaves is called `*.unfinished`, and begun anew.
  */
 
-import { existsSync, mkdirSync } from 'node:fs'
+import { existsSync, mkdirSync, rmSync } from 'node:fs'
+import { open, rename } from 'node:fs/promises'
 import { join } from 'node:path'
-import { SecondsiteError, throwIfAborted } from '../errors.js'
+import { fromSystemError, SecondsiteError, throwIfAborted } from '../errors.js'
 import { native } from '../native/index.js'
 import { digestDisk } from '../tools/digest.js'
 import type { RecoveryContext } from './context.js'
+import type { RecoveryDevice } from './device.js'
 import { type DiskDigest, digestOfDisks, digestView } from './digest.js'
 import type { PointView } from './view.js'
 
@@ -67,28 +71,62 @@ export async function verifyRestored(
   })
 }
 
-/** @throws {PATH_EXISTS, DISK_FULL, DISK_WRITE_FAILED, ABORTED}; what was begun of a disk is removed */
+/** @throws {PATH_EXISTS, DISK_FULL, DISK_WRITE_FAILED, ABORTED}; what was begun is removed */
 export async function restoreView(
   context: RecoveryContext,
   view: PointView,
   { directory, onProgress, signal }: RestoreOptions,
 ): Promise<RestoredDisk[]> {
   mkdirSync(directory, { recursive: true })
-  const restored: RestoredDisk[] = []
-  for (const { name, handle, sizeBytes } of view.disks) {
-    throwIfAborted(signal)
-    const path = join(directory, name)
-    refuseExisting(path)
-    const look = (work: number): void => {
-      const { doneBytes, copiedBytes } = native.workProgress(work)
-      onProgress?.({ disk: name, doneBytes, copiedBytes, totalBytes: sizeBytes })
+  const disks = view.disks.map((disk) => ({ disk, path: join(directory, disk.name) }))
+  for (const { path } of disks) refuseExisting(path)
+  try {
+    for (const { disk, path } of disks) {
+      throwIfAborted(signal)
+      await context.step('restore.before-disk')
+      await write(context, disk, unfinished(path), onProgress, signal)
     }
-    await withWork(signal, look, (work) =>
-      context.pool.run('native', { call: 'materialize', args: [handle, path, work] }),
-    )
-    restored.push({ name, path, sizeBytes })
+    for (const { path } of disks) {
+      await context.step('restore.before-naming')
+      await put(path, directory)
+    }
+  } catch (error) {
+    for (const { path } of disks) rmSync(unfinished(path), { force: true })
+    throw error
   }
-  return restored
+  return disks.map(({ disk: { name, sizeBytes }, path }) => ({ name, path, sizeBytes }))
+}
+
+function unfinished(path: string): string {
+  return `${path}.unfinished`
+}
+
+async function write(
+  context: RecoveryContext,
+  { name, handle, sizeBytes }: RecoveryDevice,
+  path: string,
+  onProgress: RestoreOptions['onProgress'],
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  rmSync(path, { force: true })
+  const look = (work: number): void => {
+    const { doneBytes, copiedBytes } = native.workProgress(work)
+    onProgress?.({ disk: name, doneBytes, copiedBytes, totalBytes: sizeBytes })
+  }
+  await withWork(signal, look, (work) =>
+    context.pool.run('native', { call: 'materialize', args: [handle, path, work] }),
+  )
+}
+
+/** Gives a whole file its name, durably. */
+async function put(path: string, directory: string): Promise<void> {
+  try {
+    await rename(unfinished(path), path)
+    const folder = await open(directory)
+    await folder.sync().finally(() => folder.close())
+  } catch (error) {
+    throw fromSystemError(error, { operation: 'rename', path })
+  }
 }
 
 function refuseExisting(path: string): void {

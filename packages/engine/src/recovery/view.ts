@@ -5,7 +5,6 @@
  * time between two points is the older point with the kept logs on top, up to that time, in a layer that is thrown away.
  */
 
-import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { SecondsiteError } from '../errors.js'
 import { undoFolder } from '../store/undo-folder.js'
@@ -14,6 +13,7 @@ import { NbdExport, type NbdOptions } from '../track/nbd-export.js'
 import { type ChosenState, type KeptWrite, type StateInTime, timeOf } from './choice.js'
 import { HOLD_MS, type RecoveryContext, settleImages } from './context.js'
 import { RecoveryDevice } from './device.js'
+import { makeViewFolder, type ViewFolder } from './view-folder.js'
 
 export class PointView implements AsyncDisposable {
   /** The point that is shown, or that the time shown leads forward from. */
@@ -25,7 +25,7 @@ export class PointView implements AsyncDisposable {
   readonly disks: readonly RecoveryDevice[]
   readonly #context: RecoveryContext
   readonly #below: readonly RecoveryDevice[]
-  readonly #directory: string | undefined
+  readonly #folder: ViewFolder | undefined
   readonly #exports = new Set<NbdExport>()
 
   private constructor(context: RecoveryContext, chosen: ChosenState, opened: OpenedView) {
@@ -34,7 +34,7 @@ export class PointView implements AsyncDisposable {
     this.untilWrite = chosen.untilWrite
     this.disks = opened.disks
     this.#below = opened.below
-    this.#directory = opened.directory
+    this.#folder = opened.folder
     this.#context = context
   }
 
@@ -61,7 +61,7 @@ export class PointView implements AsyncDisposable {
   async close(): Promise<void> {
     for (const nbd of this.#exports) await nbd.close()
     for (const device of [...this.disks, ...this.#below]) await device.close()
-    if (this.#directory) rmSync(this.#directory, { recursive: true, force: true })
+    this.#folder?.remove()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -72,7 +72,7 @@ export class PointView implements AsyncDisposable {
 interface OpenedView {
   readonly disks: readonly RecoveryDevice[]
   readonly below: readonly RecoveryDevice[]
-  readonly directory: string | undefined
+  readonly folder: ViewFolder | undefined
 }
 
 /** The newest state becomes a point for its view; that waits until nobody writes to the images. */
@@ -93,7 +93,7 @@ async function openDisks(context: RecoveryContext, chosen: ChosenState): Promise
   const below: RecoveryDevice[] = []
   try {
     for (const row of rows) below.push(await viewOf(context, row, chosen.state.number))
-    if (chosen.untilNs === undefined) return { disks: below, below: [], directory: undefined }
+    if (chosen.untilNs === undefined) return { disks: below, below: [], folder: undefined }
     return await rollForward(context, rows, below, chosen)
   } catch (error) {
     for (const device of below) await device.close()
@@ -113,20 +113,20 @@ async function rollForward(
   below: readonly RecoveryDevice[],
   chosen: ChosenState,
 ): Promise<OpenedView> {
-  const directory = join(context.directory, 'views', context.random.uuid())
+  const folder = makeViewFolder(context)
   const disks: RecoveryDevice[] = []
   try {
     for (const [index, { name, imagePath }] of rows.entries()) {
       const base = below[index]
       if (base === undefined) continue
-      const layer = await RecoveryDevice.overlay(base, imagePath, join(directory, name), context.pool)
+      const layer = await RecoveryDevice.overlay(base, imagePath, join(folder.path, name), context.pool)
       disks.push(layer)
       await applyKept(context, layer, chosen)
     }
-    return { disks, below, directory }
+    return { disks, below, folder }
   } catch (error) {
     for (const device of disks) await device.close()
-    rmSync(directory, { recursive: true, force: true })
+    folder.remove()
     throw error
   }
 }
