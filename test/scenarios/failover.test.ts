@@ -32,6 +32,10 @@ async function writeTo(failover: Failover): Promise<Moment> {
   return { timeMs: place.clock.nowMs(), disks }
 }
 
+function dieBeforeApplying(name: string): void {
+  if (name === 'apply.before-marking') throw new Error('died')
+}
+
 describe('a test failover', () => {
   it('writes to disks of its own, beside others and beside replication', async () => {
     const first = await place.replica.startTestFailover()
@@ -100,11 +104,37 @@ describe('an unplanned failover', () => {
       expect(readFileSync(place.path(`replica/${name}.raw`)).equals(bytes), name).toBe(true)
     }
     expect(await place.replica.state()).toBe('FailedOver')
+    expect(await place.replica.points()).toEqual([])
     await expect(place.replica.cancelFailover()).rejects.toMatchObject({ code: 'INVALID_STATE' })
+    expect(await place.replica.failover()).toBe(failover)
     await expect(place.machine.replicate()).rejects.toMatchObject({ code: 'REPLICA_FAILED_OVER' })
     await expect(place.replica.changeRecoveryPoint('LatestProcessed')).rejects.toMatchObject({
       code: 'INVALID_STATE',
     })
+  })
+
+  it('is not committed while somebody else reads its own point', async () => {
+    const point = { timeMs: moments[0]!.timeMs }
+    const failover = await place.replica.startFailover({ fencePrimary: true, point })
+    const view = await place.replica.openView(point)
+    await expect(place.replica.commitFailover()).rejects.toMatchObject({ code: 'POINT_IN_USE' })
+    expect(await place.replica.state()).toBe('FailedOverWaitingCompletion')
+    await view.close()
+    const written = await writeTo(failover)
+    await place.replica.commitFailover()
+    await expectShows(failover, written)
+  })
+
+  it('to the newest applied state does not wait for what was only received', async () => {
+    await place.engine.close()
+    place.engine = await place.open({ clock: place.clock, step: dieBeforeApplying })
+    place.machine = place.engine.machine('web01')
+    await expect(place.cycle(60)).rejects.toThrow('died')
+    const newest = place.remember()
+    await place.engine.abandon()
+    await expectShows(await place.replica.startFailover({ point: 'LatestProcessed' }), moments[2]!)
+    await place.replica.cancelFailover()
+    await expectShows(await place.replica.startFailover({ point: 'Latest' }), newest)
   })
 
   it('says before it begins what would be lost', async () => {
@@ -171,6 +201,7 @@ describe('an unplanned failover', () => {
     await expect(place.replica.commitFailover()).rejects.toMatchObject({ code: 'INVALID_STATE' })
     await expect(place.replica.cancelFailover()).rejects.toMatchObject({ code: 'INVALID_STATE' })
     await place.replica.startFailover({ fencePrimary: true })
+    await expect(place.replica.startTestFailover()).rejects.toMatchObject({ code: 'INVALID_STATE' })
     const again = await place.replica.startFailover({ fencePrimary: true }).catch((error: unknown) => error)
     if (!isSecondsiteError(again, 'INVALID_STATE')) throw again
     expect(again.details['allowedVerbs']).toEqual([

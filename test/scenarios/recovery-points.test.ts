@@ -2,7 +2,7 @@
  * Recovery points of a machine: each shows, byte for byte, what the disks held at its cut, whatever came after it.
  */
 
-import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import { systemClock } from '@secondsite/engine'
@@ -28,6 +28,14 @@ async function expectEveryPoint(): Promise<void> {
     await using view = await place.replica.openView({ point: number })
     await expectShows(view, place.momentAt(cutTimeMs))
   }
+}
+
+async function expectEveryMoment(moments: readonly Moment[]): Promise<void> {
+  for (const moment of moments) {
+    await using view = await place.replica.openView({ timeMs: moment.timeMs })
+    await expectShows(view, moment)
+  }
+  if (moments.length > 0) expect(readdirSync(place.path('replica/views'))).toEqual([])
 }
 
 describe('recovery points', () => {
@@ -116,6 +124,18 @@ describe('recovery points', () => {
     expect(await minutesOf()).toEqual([240, 300])
   })
 
+  it('that are locked while they are the present state are listed, and stay', async () => {
+    await place.begin({ ...HOURLY, recoveryPoints: 1, recoveryPointIntervalSeconds: 24 * 3600 })
+    await place.cycle(60)
+    const latest = (await place.replica.points()).at(-1)
+    const untilMs = NOON_MS + 300 * MINUTE_MS
+    await place.replica.lockPoint(latest?.number ?? 0, untilMs)
+    expect((await place.replica.points()).at(-1)).toMatchObject({ isLatest: true, lockedUntilMs: untilMs })
+    for (let cycle = 0; cycle < 3; cycle += 1) await place.cycle(60)
+    expect(await minutesOf()).toEqual([60, 240])
+    await expectEveryPoint()
+  })
+
   it('older than a damaged undo log say so, and the rest is shown', async () => {
     await place.begin(HOURLY)
     for (let cycle = 0; cycle < 3; cycle += 1) await place.cycle(60)
@@ -197,10 +217,56 @@ describe('every write that is kept', () => {
     }
     const span = await place.replica.keptSpan()
     expect(span?.gaps).toEqual([])
-    for (const moment of moments) {
-      await using view = await place.replica.openView({ timeMs: moment.timeMs })
-      await expectShows(view, moment)
+    await expectEveryMoment(moments)
+  })
+
+  it('can be gone back to where a cycle brought several logs of a disk', async () => {
+    await place.begin({ ...HOURLY, keepEveryWrite: { hours: 24 } }, systemClock)
+    const moments: Moment[] = []
+    for (let log = 0; log < 6; log += 1) {
+      await place.machine.disks[0]?.write(0, place.random.bytes(4 * KIB))
+      await setTimeout(2)
+      moments.push(place.remember())
+      await setTimeout(2)
+      await place.machine.sealLogs()
     }
+    await place.machine.replicate()
+    await expectEveryMoment(moments)
+  })
+
+  it('is given up by whole cycles where they may take so many bytes', async () => {
+    const keepEveryWrite = { hours: 24, bytesMax: 96 * KIB }
+    await place.begin({ recoveryPoints: 2, keepEveryWrite }, systemClock)
+    const moments: Moment[] = []
+    for (let cycle = 0; cycle < 6; cycle += 1) {
+      for (const disk of place.machine.disks) await disk.write(0, place.random.bytes(4 * KIB))
+      await setTimeout(2)
+      moments.push(place.remember())
+      await setTimeout(2)
+      // A planned cut always becomes a point.
+      await place.machine.prepareFailover({ verify: false })
+      await place.machine.cancelFailover()
+      await place.engine.settled()
+      const { fromMs = Infinity } = (await place.replica.keptSpan()) ?? {}
+      await expectEveryMoment(moments.filter(({ timeMs }) => timeMs > fromMs))
+    }
+    expect(readdirSync(place.path('replica/history')).length).toBeLessThan(6 * 2 * 2)
+  })
+
+  it('can be written out as files, and what a death left of a view goes', async () => {
+    await place.begin({ ...HOURLY, keepEveryWrite: { hours: 24 } }, systemClock)
+    await place.scribble(place.machine, 4)
+    await setTimeout(2)
+    const moment = place.remember()
+    await setTimeout(2)
+    await place.scribble(place.machine, 4)
+    await place.machine.replicate()
+    mkdirSync(place.path('replica/views/left/os.raw'), { recursive: true })
+    writeFileSync(place.path('replica/views/left.lock'), '')
+    const restored = await place.replica.restore({ timeMs: moment.timeMs }, { directory: place.path('out') })
+    expect(restored.map(({ name }) => name).toSorted()).toEqual([...DISKS].toSorted())
+    for (const { name, path } of restored)
+      expect(readFileSync(path).equals(moment.disks.get(name)!), name).toBe(true)
     expect(readdirSync(place.path('replica/views'))).toEqual([])
   })
 })

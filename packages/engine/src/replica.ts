@@ -63,6 +63,7 @@ export async function openReplica(options: ReplicaOptions): Promise<Replica> {
     letGo: async () => {
       await asOwner(directory, clock, pool, step, (applier) => applier.expire())
     },
+    isReplicatedInto: () => isReplicatedInto(directory, clock),
   }
   const replica = new Replica(context, async () => {
     await pool.close()
@@ -73,6 +74,16 @@ export async function openReplica(options: ReplicaOptions): Promise<Replica> {
     return replica
   } catch (error) {
     await replica.close()
+    throw error
+  }
+}
+
+async function isReplicatedInto(directory: string, clock: Clock): Promise<boolean> {
+  try {
+    await ReplicaStore.open(directory, clock).close()
+    return false
+  } catch (error) {
+    if (isSecondsiteError(error, 'STORE_IN_USE')) return true
     throw error
   }
 }

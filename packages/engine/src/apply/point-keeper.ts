@@ -153,12 +153,11 @@ export class PointKeeper {
     const sinceMs = this.#clock.nowMs() - keepEveryWrite.hours * HOUR_MS
     const oldest = kept[0] ?? Number.MAX_SAFE_INTEGER
     const totalBytes = logs.reduce((total, log) => total + log.sizeBytes, 0)
-    let excessBytes = keepEveryWrite.bytesMax === 0 ? 0 : totalBytes - keepEveryWrite.bytesMax
-    const expired = logs.filter((log) => {
-      const isExpired = log.cutTimeMs < sinceMs || log.cycleNumber <= oldest || excessBytes > 0
-      excessBytes -= log.sizeBytes
-      return isExpired
-    })
+    const excessBytes = keepEveryWrite.bytesMax === 0 ? 0 : totalBytes - keepEveryWrite.bytesMax
+    const fitting = firstFitting(logs, excessBytes)
+    const expired = logs.filter(
+      (log) => log.cutTimeMs < sinceMs || log.cycleNumber <= oldest || log.cycleNumber < fitting,
+    )
     await this.#recovery.removeKeptLogs(expired.map((log) => log.logId))
     for (const log of expired) for (const path of [log.path, log.indexPath]) rmSync(path, { force: true })
   }
@@ -170,6 +169,19 @@ export class PointKeeper {
   #folderOf(disk: ReplicaDisk): string {
     return undoFolder(this.#store.directory, disk)
   }
+}
+
+/** The first shipment that stays when so many bytes have to go: whole ones, as a disk without its log would show too little. */
+function firstFitting(logs: readonly KeptLog[], excessBytes: number): number {
+  const bytesOf = new Map<number, number>()
+  for (const { cycleNumber, sizeBytes } of logs)
+    bytesOf.set(cycleNumber, (bytesOf.get(cycleNumber) ?? 0) + sizeBytes)
+  let left = excessBytes
+  for (const [cycleNumber, bytes] of bytesOf) {
+    if (left <= 0) return cycleNumber
+    left -= bytes
+  }
+  return Number.MAX_SAFE_INTEGER
 }
 
 function keptPointOf({ pointNumber, cutTimeMs, lockedUntilMs, isTransient }: Point): KeptPoint {

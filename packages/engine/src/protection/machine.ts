@@ -25,6 +25,7 @@ export const VERBS = [
   'cancelResynchronize',
   'prepareFailover',
   'startFailover',
+  'startTestFailover',
   'changeRecoveryPoint',
   'cancelFailover',
   'commitFailover',
@@ -86,6 +87,11 @@ const FO = 'FailedOver'
 const FB = 'FailbackInProgress'
 const FC = 'FailbackComplete'
 
+/** A test runs beside replication and does not change it; of older points also while a resynchronization runs. */
+const TEST_ROWS: readonly Row[] = ([R, S, E, WR, RS, RX] as const).map(
+  (state): Row => ({ side: 'replica', on: 'startTestFailover', from: [state], to: state }),
+)
+
 /** The table. */
 export const STATE_TABLE: readonly Row[] = [
   { side: 'primary', on: 'enable', from: [D], to: RI },
@@ -116,6 +122,7 @@ export const STATE_TABLE: readonly Row[] = [
   { side: 'replica', on: 'suspend', from: [R], to: S },
   { side: 'replica', on: 'resume', from: [S, E], to: R },
   { side: 'replica', on: 'startFailover', from: [R, S, E, WR, RS, RX], to: RP },
+  ...TEST_ROWS,
   { side: 'replica', on: 'failoverStarted', from: [RP], to: FC, when: 'failback' },
   { side: 'replica', on: 'failoverStarted', from: [RP], to: FW },
   { side: 'replica', on: 'changeRecoveryPoint', from: [FW], to: FW },

@@ -14,15 +14,12 @@ import { diffPoints } from './diff.js'
 import { type Failover, folderOf, move } from './failover.js'
 import { locked as lockedError } from './locks.js'
 
-/** Throws the layers away; the primary is taken from again. @throws {INVALID_STATE} */
-export async function cancelFailover(
-  context: RecoveryContext,
-  failover: Failover | undefined,
-): Promise<void> {
+/** Throws the layers away; the primary is taken from again. @param close - closes them. @throws {INVALID_STATE} */
+export async function cancelFailover(context: RecoveryContext, close: () => Promise<void>): Promise<void> {
   const { machine, state } = await identityOf(context)
   const before = (await context.recovery.failover())?.stateBefore
   const to = context.next(state, 'cancelFailover', machine, before)
-  await failover?.close()
+  await close()
   await context.step('cancel.before-moving')
   await move(context, 'cancelFailover', state, to, async (transaction) => {
     await transaction.deleteFrom('failover').execute()
@@ -33,14 +30,18 @@ export async function cancelFailover(
 
 /**
  * Records the commit: the fencing number rises, so that the former primary is refused for good.
- * @throws {INVALID_STATE, POINT_LOCKED}
+ * @param options.isOpen - whether the caller has the failover open, which reads its point itself
+ * @throws {INVALID_STATE, POINT_LOCKED, POINT_IN_USE}; nothing has changed
  */
-export async function recordCommit(context: RecoveryContext, dropLocked: boolean): Promise<void> {
+export async function recordCommit(
+  context: RecoveryContext,
+  { dropLocked, isOpen }: { readonly dropLocked: boolean; readonly isOpen: boolean },
+): Promise<void> {
   const { machine, state, fencingNumber } = await identityOf(context)
   const to = context.next(state, 'commitFailover', machine)
   if (!dropLocked) await refuseLocked(context)
   const row = await context.recovery.failover()
-  await refuseRead(context, row?.pointNumber ?? 0)
+  await refuseRead(context, isOpen ? row?.pointNumber : undefined)
   const undone = await diffPoints(context, row?.pointNumber ?? 0, undefined)
   const undoneJson = JSON.stringify(Object.fromEntries(undone.map((one) => [one.disk, toPairs(one.ranges)])))
   await move(context, 'commitFailover', state, to, async (transaction) => {
@@ -65,11 +66,16 @@ async function refuseLocked(context: RecoveryContext): Promise<void> {
   )
 }
 
-/** Who reads a point would read what the commit writes. @throws {POINT_IN_USE} */
-async function refuseRead({ store, pool, directory }: RecoveryContext, own: number): Promise<void> {
+/** Who reads a point would read what the commit writes. @param own - read once by the caller. @throws {POINT_IN_USE} */
+async function refuseRead(
+  { store, pool, directory }: RecoveryContext,
+  own: number | undefined,
+): Promise<void> {
   for (const disk of await store.disks()) {
     const call = { call: 'pinnedPoints' as const, args: [undoFolder(directory, disk)] }
-    const points = ((await pool.run('native', call)) as number[]).filter((point) => point !== own)
+    const read = (await pool.run('native', call)) as number[]
+    const ownIndex = own === undefined ? -1 : read.indexOf(own)
+    const points = read.filter((_, index) => index !== ownIndex)
     if (points.length === 0) continue
     throw new SecondsiteError('POINT_IN_USE', {
       message: `recovery points ${points.join(', ')} of ${disk.name} are being read`,

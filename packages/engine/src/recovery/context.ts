@@ -15,6 +15,7 @@ import { MINUTE_MS, SECOND_MS } from '../units.js'
 /** Verbs and events of the replica side that recovery has. */
 export type RecoveryTrigger =
   | 'startFailover'
+  | 'startTestFailover'
   | 'failoverStarted'
   | 'changeRecoveryPoint'
   | 'cancelFailover'
@@ -44,6 +45,8 @@ export interface RecoveryContext {
   applyReceived(): Promise<boolean>
   /** Removes what no rule wants any more, unless another process has the store, which does so after its next cycle. */
   letGo(): Promise<void>
+  /** Whether another process has the store, which replicates into it then. */
+  isReplicatedInto(): Promise<boolean>
   /** Called with the name of a step just before it; a test kills the process there. */
   step(name: string): Promise<void> | void
 }

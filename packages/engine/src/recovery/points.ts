@@ -65,6 +65,9 @@ export async function listPoints(context: RecoveryContext, isDeep = false): Prom
 
 /** The same without what was changed between them. */
 export async function barePoints(context: RecoveryContext, isDeep = false): Promise<BarePoint[]> {
+  // From the commit on the images are the new primary's disks, and no state of the past.
+  const { state } = (await context.store.identity()) ?? {}
+  if (state === 'FailedOver' || state === 'Disabled') return []
   const latest = await context.recovery.latest()
   const all = await context.recovery.points()
   const rows = all.filter(({ isTransient }) => isTransient === 0)

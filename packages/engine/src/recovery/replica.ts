@@ -217,9 +217,15 @@ export class Replica implements AsyncDisposable {
     return deletePoint(this.context, number)
   }
 
-  /** Starts disks over a point that may be written to, beside replication; any number at once. */
+  /**
+   * Starts disks over a point that may be written to, beside replication; any number at once.
+   * @throws {INVALID_STATE} once the replica is failed over
+   * @throws {POINT_NOT_FOUND, POINT_NOT_EXACT, UNDO_DAMAGED}
+   */
   async startTestFailover(options: TestFailoverOptions = {}): Promise<TestFailover> {
     const { point = 'LatestProcessed', lifetimeMs = null } = options
+    const { machine, state } = await identityOf(this.context)
+    this.context.next(state, 'startTestFailover', machine)
     const test = await TestFailover.start(this.context, await this.#choose(point), lifetimeMs)
     this.#tests.set(test.id, test)
     return test
@@ -404,9 +410,7 @@ export class Replica implements AsyncDisposable {
     const before = (await this.context.recovery.failover())?.stateBefore
     this.context.next(state, 'cancelFailover', machine, before)
     await this.#switchOff()
-    const failover = this.#failover
-    this.#failover = undefined
-    await cancelFailover(this.context, failover)
+    await cancelFailover(this.context, () => this.closeFailover())
   }
 
   /**
@@ -414,14 +418,17 @@ export class Replica implements AsyncDisposable {
    * primary is refused for good. A guest may go on meanwhile. Calling it again finishes what was begun.
    * @param options.dropLocked - also points that are locked; default false
    * @throws {INVALID_STATE, POINT_LOCKED}
+   * @throws {POINT_IN_USE} while somebody else reads a point; nothing has changed
    */
   async commitFailover(
     options: { readonly dropLocked?: boolean; readonly signal?: AbortSignal } = {},
   ): Promise<void> {
     const row = await this.context.recovery.failover()
     if (row?.isSettled === 1) return
-    if (row === undefined || row.committedMs === null)
-      await recordCommit(this.context, options.dropLocked ?? false)
+    if (row === undefined || row.committedMs === null) {
+      const isOpen = this.#failover !== undefined
+      await recordCommit(this.context, { dropLocked: options.dropLocked ?? false, isOpen })
+    }
     await this.context.step('commit.before-opening')
     const failover = this.#failover ?? (await this.failover())
     if (failover && (await this.context.recovery.failover())?.isSettled === 0)
@@ -470,7 +477,7 @@ export class Replica implements AsyncDisposable {
 
   /** Who has the store replicates into it. */
   async #refuseAlive(machine: string): Promise<void> {
-    if (await this.context.applyReceived()) return
+    if (!(await this.context.isReplicatedInto())) return
     throw new SecondsiteError('PRIMARY_ALIVE', {
       message: `a process still replicates ${machine} into ${this.directory}`,
       details: { machine, path: this.directory },

@@ -281,7 +281,9 @@ async function keepPoint(
   return kept ?? insertPoint(transaction, cycle, values)
 }
 
-async function setHeld(transaction: InTransaction, point: Point, heldUntilMs: number): Promise<Point> {
+/** A hold is never made shorter: somebody else may not have pinned the point yet. */
+async function setHeld(transaction: InTransaction, point: Point, untilMs: number): Promise<Point> {
+  const heldUntilMs = Math.max(untilMs, point.heldUntilMs)
   const query = transaction.updateTable('points').set({ heldUntilMs })
   await query.where('pointNumber', '=', point.pointNumber).execute()
   return { ...point, heldUntilMs }
