@@ -9,6 +9,7 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   rmSync,
   truncateSync,
@@ -197,6 +198,42 @@ describe('a machine that QEMU starts', () => {
     })
     expect(shown).toBe('earnest\n')
   }, 300_000)
+
+  it.each(['virtio', 'scsi', 'sata'] as const)(
+    'takes arguments for disks on %s, every kind of network, and a name with a comma',
+    async (diskBus) => {
+      await protectedOnce()
+      replica = await openReplica({ directory: path('replica') })
+      const networks = ['none', 'isolated', 'user'] as const
+      await replica.setFailoverSettings({
+        name: 'shop, the first',
+        memoryMiB: 64,
+        networkAdapters: networks.map((testNetwork) => ({ testNetwork })),
+        runner: { method: 'qemu', accelerator: 'tcg', diskBus, arguments: ['-S'] },
+      })
+      await using test = await replica.startTestFailover()
+      const { info } = await test.run()
+      expect(isAlive(info.processId ?? 0)).toBe(true)
+      const words = readFileSync(`/proc/${info.processId}/cmdline`, 'utf8').split('\0')
+      expect(words[words.indexOf('-name') + 1]).toBe('shop,, the first - Test')
+      expect(readFileSync(join(info.folder, 'qemu.log'), 'utf8')).not.toMatch(/error|could not/i)
+      await test.stop()
+      expect(isAlive(info.processId ?? 0)).toBe(false)
+    },
+    120_000,
+  )
+
+  it('that QEMU refuses says why, and leaves nothing', async () => {
+    await protectedOnce()
+    replica = await openReplica({ directory: path('replica') })
+    await replica.setFailoverSettings({ runner: { method: 'qemu', machine: 'no-such-machine' } })
+    await using test = await replica.startTestFailover()
+    await expect(test.run()).rejects.toMatchObject({
+      code: 'RUNNER_FAILED',
+      details: { output: expect.stringContaining('machine type') },
+    })
+    expect(readdirSync(path('replica/runs'))).toEqual([])
+  })
 
   it('goes on when the process that exports its disks is killed and another takes it up', async () => {
     await protectedOnce()

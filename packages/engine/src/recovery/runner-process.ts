@@ -138,7 +138,8 @@ export function processFailed(
   details: Readonly<Record<string, JsonValue>> = {},
 ): SecondsiteError {
   const output = outputOf(logPath)
-  const message = output === '' ? what : `${what}: ${output.split('\n').at(-1)}`
+  // What comes first is what went wrong; QEMU puts advice behind it.
+  const message = output === '' ? what : `${what}: ${output.split('\n')[0]}`
   return new SecondsiteError('RUNNER_FAILED', { message, details: { ...details, output } })
 }
 
