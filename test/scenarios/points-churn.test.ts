@@ -4,7 +4,7 @@
  */
 
 import { execFileSync } from 'node:child_process'
-import { readFileSync } from 'node:fs'
+import { readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import {
   type Engine,
   type EngineOptions,
@@ -154,11 +154,11 @@ describe('encryption in place', () => {
 
   async function begin(): Promise<void> {
     const files = new Map([
-      [notes, text(place, 12 * MIB)],
-      ['table.db', text(place, 8 * MIB)],
-      ['photo.jpg', place.random.bytes(8 * MIB)],
+      [notes, text(place, 8 * MIB)],
+      ['table.db', text(place, 6 * MIB)],
+      ['photo.jpg', place.random.bytes(4 * MIB)],
     ])
-    image = new Ext4Image(place.folder, 128 * MIB, files)
+    image = new Ext4Image(place.folder, 64 * MIB, files)
     engine = await place.open({ clock })
     const policy = { recoveryPoints: 24, recoveryPointIntervalSeconds: 60 }
     machine = await place.enable(engine, [image.path], policy)
@@ -179,10 +179,10 @@ describe('encryption in place', () => {
     if (!['mke2fs', 'debugfs', 'e2fsck'].every((tool) => hasTool(tool, 'points: encryption in place'))) return
     await begin()
     for (let count = 0; count < 5; count += 1) {
-      await image.add(disk(), `backup-${count}.tar`, text(place, 4 * MIB))
+      await image.add(disk(), `backup-${count}.tar`, text(place, 2 * MIB))
       await cut()
     }
-    await image.add(disk(), 'film.mkv', place.random.bytes(16 * MIB))
+    await image.add(disk(), 'film.mkv', place.random.bytes(8 * MIB))
     await cut()
     await image.overwrite(disk(), 'table.db', (lengthBytes) => text(place, lengthBytes))
     await cut()
@@ -200,7 +200,7 @@ describe('encryption in place', () => {
     const [event, ...others] = await suspected()
     expect(others).toEqual([])
     expect(event).toMatchObject({ level: 'warning', details: { lastPointBefore: last?.number } })
-    expect(Number(event?.details['turnedBytes'])).toBeGreaterThan(10 * MIB)
+    expect(Number(event?.details['turnedBytes'])).toBeGreaterThan(7 * MIB)
     const { healthDetails } = await machine.measure()
     expect(healthDetails.map(({ code }) => code)).toContain('ENCRYPTION_SUSPECTED')
     const points = await replica.points()
@@ -221,6 +221,39 @@ describe('encryption in place', () => {
     const { said } = await runHere(['points', place.path('replica')])
     expect(said.join()).toContain('last point before what looks like encryption')
   }, 120_000)
+})
+
+describe('encryption that fills the logs', () => {
+  it('is told by the resynchronization that it leads to', async () => {
+    const place = new RecoveryPlace()
+    try {
+      const policy = { recoveryPoints: 8, recoveryPointIntervalSeconds: 60, resyncThresholdPercent: 10 }
+      const engine = await place.open({ clock: place.clock })
+      place.engine = engine
+      const path = place.makeDisk('os.raw', 32 * MIB, 0)
+      writeFileSync(path, text(place, 16 * MIB))
+      truncateSync(path, 32 * MIB)
+      const machine = await place.enable(engine, [path], policy)
+      await machine.startInitialReplication()
+      place.clock.advance(5 * MINUTE_MS)
+      await machine.replicate()
+      place.clock.advance(5 * MINUTE_MS)
+      for (let at = 0; at < 12 * MIB; at += MIB) await machine.disks[0]?.write(at, place.random.bytes(MIB))
+      await expect(machine.replicate()).rejects.toMatchObject({ code: 'INVALID_STATE' })
+      expect(machine.state).toBe('WaitingForStartResynchronize')
+      await machine.resynchronize()
+      await engine.settled()
+      const events = (await engine.events()).filter(({ id }) => id === 40060)
+      expect(events).toHaveLength(1)
+      place.replica = await place.openReplica()
+      const last = (await place.replica.churn()).at(-1)
+      expect([last?.isResync, last?.isSuspicious, last?.turnedBytes]).toEqual([true, true, 12 * MIB])
+      const points = await place.replica.points()
+      expect(points.map(({ suspicion }) => suspicion)).toContain('last-before')
+    } finally {
+      await place.end()
+    }
+  })
 })
 
 function point(number: number): { readonly point: number } {
