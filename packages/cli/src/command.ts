@@ -49,7 +49,9 @@ function usageObject(message: string): { error: object } {
 
 function programOf(output: Output, finish: (code: ExitCode) => void): Command {
   const program = new Command('secondsite')
-  program.description('Disaster recovery by block replication: synchronize, verify, read change logs.')
+  program.description(
+    'Disaster recovery by block replication: protect disks, recover from any point, come home.',
+  )
   program.addHelpText('after', helpOf(program)).exitOverride()
   // Errors and the hint to the help, not the whole help: what was wrong must be in sight.
   program.showHelpAfterError('(--help says more)').configureOutput({ outputError: sayUsage })
