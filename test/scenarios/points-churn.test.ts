@@ -220,6 +220,9 @@ describe('encryption in place', () => {
     expect(content.equals(readFileSync(place.path(`tree/${notes}`)))).toBe(true)
     const { said } = await runHere(['points', place.path('replica')])
     expect(said.join()).toContain('last point before what looks like encryption')
+    const dismissed = await runHere(['points', 'dismiss', place.path('replica'), '--json'])
+    expect(dismissed.objects).toEqual([{ dismissed: 2 }])
+    expect((await replica.points()).every(({ suspicion }) => suspicion === null)).toBe(true)
   }, 120_000)
 })
 

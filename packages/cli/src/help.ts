@@ -193,6 +193,7 @@ Examples:
   'points unlock': POINTS,
   'points delete': POINTS,
   'points digest': POINTS,
+  'points dismiss': POINTS,
   restore: RESTORE,
   diff: DIFF,
   'test-failover': TEST_FAILOVER,

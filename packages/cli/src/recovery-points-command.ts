@@ -191,6 +191,18 @@ export async function pointsLock(
   return EXIT.ok
 }
 
+/** `points dismiss REPLICA`. */
+export async function pointsDismiss(
+  { output, isJson }: Invocation,
+  [directory = '']: string[],
+): Promise<ExitCode> {
+  await using replica = await openReplica({ directory })
+  const dismissed = await replica.dismissSuspicions()
+  if (isJson) output.json({ dismissed })
+  else output.say(`${dismissed} cuts do not look like encryption any more`)
+  return EXIT.ok
+}
+
 /** `points digest REPLICA POINT`. */
 export async function pointsDigest(
   { output, isJson, signal }: Invocation,

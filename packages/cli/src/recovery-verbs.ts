@@ -27,7 +27,14 @@ import {
   pointChoice,
   time,
 } from './recovery-options.js'
-import { points, pointsDelete, pointsDigest, pointsLock, pointsUnlock } from './recovery-points-command.js'
+import {
+  points,
+  pointsDelete,
+  pointsDigest,
+  pointsDismiss,
+  pointsLock,
+  pointsUnlock,
+} from './recovery-points-command.js'
 import { reverse } from './reverse-command.js'
 import { settingsSet, settingsShow } from './settings-command.js'
 import { testList, testStart, testStop } from './test-failover-command.js'
@@ -94,6 +101,10 @@ function addPointsVerbs(program: Command, wire: Wire): void {
     'Compute the digest of a recovery point over all its disks, and store it.',
   )
   wire(digest, pointsDigest)
+  const dismissed = listed
+    .command('dismiss')
+    .description('Say that what looked like encryption was none: marks go, and such changes count as usual.')
+  wire(dismissed.argument(...REPLICA), pointsDismiss)
   const unlock = numbered('unlock', 'Let the rules of the policy hold for a point again.')
   wire(unlock.option(...YES), pointsUnlock as never)
   const removed = numbered('delete', 'Remove a recovery point before the rules do.')

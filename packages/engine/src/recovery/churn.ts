@@ -54,6 +54,11 @@ export async function readChurn({ store, clock }: RecoveryContext): Promise<CutC
   return (await new InsightStore(store, clock).churn()).map(cutOf)
 }
 
+/** What looked like encryption was none. @returns how many cuts had looked so */
+export function dismissSuspicions({ store, clock }: RecoveryContext): Promise<number> {
+  return new InsightStore(store, clock).dismissSuspicions()
+}
+
 /** What the replica found, newest last. */
 export async function readNotices({ store, clock }: RecoveryContext): Promise<ReplicaNotice[]> {
   return (await new InsightStore(store, clock).notices()).map(({ code, timeMs, detailsJson }) => {

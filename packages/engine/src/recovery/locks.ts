@@ -38,11 +38,10 @@ export async function deletePoint(context: RecoveryContext, number: number): Pro
   const latest = await context.recovery.latest()
   if (latest?.cycle.cycleNumber === number)
     throw outOfRange('point', number, 'an older one than the newest state')
-  const { lockedUntilMs } = await pointOf(context, number)
-  if (lockedUntilMs !== null && lockedUntilMs > context.clock.nowMs())
-    throw locked(context.directory, [number], lockedUntilMs)
+  await pointOf(context, number)
   await refuseRead(context, number)
-  await context.recovery.setPoint(number, { isTransient: 1, heldUntilMs: 0 })
+  const left = await context.recovery.deletePoint(number)
+  if (left) throw locked(context.directory, [number], left.lockedUntilMs ?? 0)
   await context.letGo()
 }
 

@@ -18,7 +18,7 @@ import {
   type RecoveryPointChoice,
   timeOf,
 } from './choice.js'
-import { type CutChurn, readChurn, readNotices, type ReplicaNotice } from './churn.js'
+import { type CutChurn, dismissSuspicions, readChurn, readNotices, type ReplicaNotice } from './churn.js'
 import { cancelFailover, recordCommit, settleCommit } from './commit.js'
 import { awaitQuiet, identityOf, type RecoveryContext, settleImages } from './context.js'
 import { type DiskDifference, diffPoints } from './diff.js'
@@ -123,6 +123,14 @@ export class Replica implements AsyncDisposable {
   /** How much was changed, and how well that compresses, cut by cut, oldest first. */
   churn(): Promise<CutChurn[]> {
     return readChurn(this.context)
+  }
+
+  /**
+   * What looked like encryption was none: the marks on points go, and such changes count as usual for this machine.
+   * @returns how many cuts had looked so
+   */
+  dismissSuspicions(): Promise<number> {
+    return dismissSuspicions(this.context)
   }
 
   /** What the replica found of itself and of what it was sent, newest last; its primary has been told. */

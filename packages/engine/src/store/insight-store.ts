@@ -52,6 +52,12 @@ export class InsightStore {
     await this.#store.db.deleteFrom('churn').where('cutTimeMs', '<', sinceMs).execute()
   }
 
+  /** What looked like encryption was none: it counts as usual from now on. @returns how many cuts */
+  async dismissSuspicions(): Promise<number> {
+    const query = this.#store.db.updateTable('churn').set({ isSuspicious: 0 }).where('isSuspicious', '=', 1)
+    return Number((await query.executeTakeFirstOrThrow()).numUpdatedRows)
+  }
+
   /** Remembers something for the primary; the same again within an hour is not told twice. */
   async addNotice(code: NoticeCode, details: ErrorDetails): Promise<void> {
     const timeMs = this.#clock.nowMs()

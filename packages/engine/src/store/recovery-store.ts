@@ -126,6 +126,21 @@ export class RecoveryStore {
     })
   }
 
+  /**
+   * Makes a point one that no rule counts, so that it goes with the next expiry, unless somebody is about to read it.
+   * @returns the point when it is locked: nothing has changed
+   */
+  async deletePoint(pointNumber: number): Promise<Point | undefined> {
+    const nowMs = this.#clock.nowMs()
+    return this.#store.exclusively(async (transaction) => {
+      const point = (await pointsOf(transaction)).find((one) => one.pointNumber === pointNumber)
+      if (point && (point.lockedUntilMs ?? 0) > nowMs) return point
+      const query = transaction.updateTable('points').set({ isTransient: 1 })
+      await query.where('pointNumber', '=', pointNumber).execute()
+      return undefined
+    })
+  }
+
   /** Removes the rows of points; their files go afterwards. */
   async removePoints(pointNumbers: readonly number[]): Promise<void> {
     if (pointNumbers.length === 0) return
@@ -137,7 +152,7 @@ export class RecoveryStore {
 
   async setPoint(
     pointNumber: number,
-    values: Partial<Pick<Point, 'digest' | 'lockedUntilMs' | 'isTransient' | 'heldUntilMs'>>,
+    values: Partial<Pick<Point, 'digest' | 'lockedUntilMs'>>,
   ): Promise<void> {
     await this.#store.db.updateTable('points').set(values).where('pointNumber', '=', pointNumber).execute()
   }
