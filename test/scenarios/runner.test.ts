@@ -1,9 +1,10 @@
 /**
  * Machines that are started from a failover, by commands and by libvirt (a stand-in for virsh that keeps domains as files), and what
- * becomes of them when processes die. Machines by QEMU: `test/guest/runner.test.ts`.
+ * becomes of them when processes die. The same was done once with libvirt 9.0 itself.
+ * Machines by QEMU: `test/guest/runner.test.ts`.
  */
 
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import {
   chmodSync,
@@ -20,6 +21,7 @@ import { type FailoverSettingsInput, openReplica, reverseReplication, systemCloc
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { main, runHere } from './cli-command.js'
 import { DISKS, RecoveryPlace } from './recovery-oracle.js'
+import { hasTool } from './tools.js'
 import { KIB } from './workplace.js'
 
 const KEEP_RUNNING = 'echo $$ >"$SECONDSITE_RUN_FOLDER/pid"; exec sleep 600'
@@ -304,9 +306,16 @@ describe('a failover with a machine', () => {
 })
 
 describe('a machine that libvirt starts', () => {
-  const domainXml = `<domain type='kvm'><name>web01</name><uuid>c7a5fdbd-cdaf-9455-926a-d65c16db1809</uuid><devices>
+  /** As long as those that virsh prints. */
+  const comment = `<!-- ${'x'.repeat(20_000)} -->`
+  const domainXml = `<domain type='kvm' id='3'>${comment}<name>web01</name><uuid>c7a5fdbd-cdaf-9455-926a-d65c16db1809</uuid>
+    <memory unit='MiB'>64</memory><os><type arch='x86_64' machine='q35'>hvm</type></os><devices>
     <disk type='file' device='disk'><source file='/srv/os.raw'/><target dev='vda' bus='virtio'/></disk>
-    <disk type='file' device='disk'><source file='/srv/data.raw'/><target dev='vdb' bus='virtio'/></disk>
+    <disk type='block' device='disk'><source dev='/dev/vg/data.raw'/><target dev='vdb' bus='virtio'/></disk>
+    <disk type='file' device='cdrom'><source file='/srv/a.iso'/><target dev='sda' bus='sata'/><readonly/></disk>
+    <interface type='bridge'><mac address='52:54:00:aa:bb:01'/><source bridge='br0'/><model type='virtio'/></interface>
+    <channel type='unix'><source mode='bind' path='/run/a'/><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+    <graphics type='vnc' port='5901' autoport='no'/>
   </devices></domain>`
   const libvirt = (name: string): FailoverSettingsInput => {
     const uri = 'test:///default'
@@ -337,6 +346,12 @@ describe('a machine that libvirt starts', () => {
     expect(xml).toContain('<name>shop - Test</name>')
     expect(xml).toContain(`socket="${info.address.slice('unix:'.length)}"`)
     expect(file).not.toContain('c7a5fdbd')
+    if (hasTool('virt-xml-validate', 'runner: the schema of libvirt')) {
+      const { status, stderr } = spawnSync('virt-xml-validate', [`${domains}/${file}`, 'domain'], {
+        encoding: 'utf8',
+      })
+      expect([status, stderr]).toEqual([0, expect.stringMatching(/ validates\s*$/)])
+    }
     await test.stop()
     expect(known()).toEqual([])
     expect(calls().filter((call) => call.includes('shutdown'))).toEqual([])

@@ -140,8 +140,8 @@ describe('a domain made for a test', () => {
     const [entry, ...more] = all(rootOf(changeDomain(xml, TEST).xml), 'entry')
     expect(more).toEqual([])
     expect([entry?.getAttribute('name'), entry?.textContent]).toEqual([
-      'opt/org.secondsite/failover',
-      '{"name":"web01 <Test>"}',
+      'opt/org.secondsite/failover.base64',
+      'eyJuYW1lIjoid2ViMDEgPFRlc3Q+In0=',
     ])
   })
 })

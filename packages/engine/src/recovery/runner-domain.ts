@@ -16,8 +16,11 @@ import { SecondsiteError } from '../errors.js'
 /** Namespace of our element in the metadata of a domain. */
 const NAMESPACE = 'https://secondsite.invalid/run/1'
 
-/** What a guest's programs find the handover under. */
-const HANDOVER_NAME = 'opt/org.secondsite/failover'
+/**
+ * What a guest's programs find the handover under. As base64: libvirt (9.0) hands a value on to QEMU's command line with its
+ * quotes as entities and its commas as they are; a file instead would have to be readable for the user that QEMU runs as.
+ */
+const HANDOVER_NAME = 'opt/org.secondsite/failover.base64'
 
 /** A disk of the export. */
 export interface DomainDisk {
@@ -48,7 +51,7 @@ export interface DomainChange {
   readonly memoryMiB?: number | undefined
   /** Seconds for which requests wait for the export; 0 for not at all. */
   readonly reconnectSeconds: number
-  /** What the machine's programs find as `opt/org.secondsite/failover`. */
+  /** What the machine's programs find as `opt/org.secondsite/failover.base64`. */
   readonly handover: string
 }
 
@@ -272,7 +275,7 @@ function addMetadata(domain: Element, { token, handover }: DomainChange): void {
   sysinfo.setAttribute('type', 'fwcfg')
   const entry = childrenOf(sysinfo, 'entry').find(isOurs) ?? append(sysinfo, 'entry')
   entry.setAttribute('name', HANDOVER_NAME)
-  entry.textContent = handover
+  entry.textContent = Buffer.from(handover).toString('base64')
 }
 
 function ownerOf({ ownerDocument }: Element): Document {

@@ -2,8 +2,8 @@
  * What whoever starts a machine is told: the failover, the export, and the settings that hold for this kind of failover.
  *
  * It is one object, `handover.json` in the folder of the run: commands get it on their standard input, and in parts as
- * variables; a machine that QEMU or libvirt starts finds it as the firmware's configuration
- * `opt/org.secondsite/failover`, where a program of its own can take its addresses from.
+ * variables; a machine that QEMU starts finds it as the firmware's configuration `opt/org.secondsite/failover`, one of
+ * libvirt as base64 in `opt/org.secondsite/failover.base64`, where a program of its own can take its addresses from.
  */
 
 import type { JsonValue } from '../errors.js'

@@ -13,7 +13,7 @@ import { fromSystemError, isSecondsiteError, SecondsiteError } from '../errors.j
 import type { Random } from '../random.js'
 import { SECOND_MS } from '../units.js'
 import type { LibvirtSettings } from './failover-settings.js'
-import { changeDomain, runOfDomain } from './runner-domain.js'
+import { changeDomain, domainProblem, runOfDomain } from './runner-domain.js'
 import type { Handover } from './runner-handover.js'
 import { type CommandOutput, runToEnd } from './runner-process.js'
 import { RECONNECT_SECONDS } from './runner-qemu.js'
@@ -77,9 +77,13 @@ export async function isDomainRunning(
   clock: Clock,
 ): Promise<boolean> {
   const state = await virsh(uri, ['domstate', domainId], CALL_LIMIT_MS, clock)
-  if (state.exitCode !== 0 || ENDED.includes(state.output)) return false
-  const { exitCode, output } = await virsh(uri, ['dumpxml', domainId], CALL_LIMIT_MS, clock)
-  return exitCode === 0 && runOfDomain(output) === token
+  if (state.exitCode !== 0 || ENDED.includes(state.standardOutput.trim())) return false
+  const dumped = await virsh(uri, ['dumpxml', domainId], CALL_LIMIT_MS, clock)
+  if (dumped.exitCode !== 0) return false
+  const problem = domainProblem(dumped.standardOutput)
+  // Neither ours nor somebody else's: nobody may take it for ended.
+  if (problem !== undefined) throw failed('dumpxml', dumped.exitCode, `no XML of a domain: ${problem}`)
+  return runOfDomain(dumped.standardOutput) === token
 }
 
 /** Asks the domain to shut itself down and switches it off when it does not. @throws {RUNNER_STOP_FAILED} */
@@ -114,8 +118,7 @@ async function virsh(
   const all = ['virsh', '--connect', uri, '--quiet', ...words]
   try {
     const environment = { LC_ALL: 'C' }
-    const { exitCode, output } = await runToEnd({ words: all, directory: '/', environment, limitMs, clock })
-    return { exitCode, output: output.trim() }
+    return await runToEnd({ words: all, directory: '/', environment, limitMs, clock })
   } catch (error) {
     if (!isSecondsiteError(error, 'RUNNER_NOT_FOUND')) throw error
     const message = 'virsh was not found: install the clients of libvirt (Debian: libvirt-clients)'

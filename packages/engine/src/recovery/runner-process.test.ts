@@ -73,7 +73,15 @@ describe('a command', () => {
     expect(await runToEnd({ ...call, words, input: 'hello\n' })).toEqual({
       exitCode: 3,
       output: 'hello\noops',
+      standardOutput: 'hello\n',
     })
+  })
+
+  it('gives all of a long output, but shows its end only', async () => {
+    const words = ['/bin/sh', '-c', 'echo begin; head -c 100000 /dev/zero | tr "\\0" x; echo; echo end']
+    const { output, standardOutput } = await runToEnd({ ...call, words })
+    expect([output.length, output.endsWith('end')]).toEqual([4000 - 1, true])
+    expect([standardOutput.length, standardOutput.startsWith('begin\n')]).toEqual([100_011, true])
   })
 
   it('that takes too long is ended with all it has started', async () => {
@@ -91,6 +99,7 @@ describe('a command', () => {
     expect(await runToEnd({ ...call, environment, words, limitMs: 2 ** 31 })).toEqual({
       exitCode: 0,
       output: 'started',
+      standardOutput: 'started\n',
     })
     expect(processesOf(token)).toHaveLength(1)
     killLeft(token)

@@ -5,7 +5,16 @@
  */
 
 import { type ChildProcess, spawn } from 'node:child_process'
-import { closeSync, existsSync, mkdtempSync, openSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import {
+  closeSync,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  rmSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Clock } from '../clock.js'
@@ -28,6 +37,8 @@ export interface ProcessCall {
   readonly input?: string
   /** File that output and errors are put behind. */
   readonly logPath: string
+  /** Another file for errors; default the same. */
+  readonly errorPath?: string
 }
 
 /** How a process ended. */
@@ -44,16 +55,19 @@ export interface RunningProcess extends StartedProcess {
 
 const POLL_MS = 50
 const OUTPUT_LENGTH_MAX = 4000
+/** The XML of a domain has some 10 KiB. */
+const STANDARD_OUTPUT_BYTES_MAX = 1024 * 1024
 
 /** Starts a process. @throws {RUNNER_NOT_FOUND} when there is no such program; {RUNNER_FAILED} when it cannot be started */
 export async function startProcess(call: ProcessCall): Promise<RunningProcess> {
   const log = openSync(call.logPath, 'a', 0o600)
+  const errors = openSync(call.errorPath ?? call.logPath, 'a', 0o600)
   try {
     const child = spawn(call.words[0] ?? '', call.words.slice(1), {
       cwd: call.directory,
       env: { ...process.env, ...call.environment },
       detached: true,
-      stdio: [call.input === undefined ? 'ignore' : 'pipe', log, log],
+      stdio: [call.input === undefined ? 'ignore' : 'pipe', log, errors],
     })
     const ended = endOf(child)
     await spawned(child, call)
@@ -63,6 +77,7 @@ export async function startProcess(call: ProcessCall): Promise<RunningProcess> {
     return { processId, identity: identityOf(processId) ?? '', ended }
   } finally {
     closeSync(log)
+    closeSync(errors)
   }
 }
 
@@ -93,8 +108,10 @@ function spawned(child: ChildProcess, { words }: ProcessCall): Promise<void> {
 export interface CommandOutput {
   /** Null when a signal ended it. */
   readonly exitCode: number | null
-  /** The end of what it wrote, output and errors together. */
+  /** The end of what it wrote, its errors last. */
   readonly output: string
+  /** What it wrote to its standard output, the first MiB. */
+  readonly standardOutput: string
 }
 
 /** A command that is waited for. */
@@ -109,14 +126,17 @@ export interface CommandCall extends Omit<ProcessCall, 'logPath'> {
  */
 export async function runToEnd({ limitMs, clock, ...call }: CommandCall): Promise<CommandOutput> {
   const folder = mkdtempSync(join(tmpdir(), 'secondsite-command-'))
-  const logPath = join(folder, 'output')
+  const [logPath, errorPath] = [join(folder, 'output'), join(folder, 'errors')]
   try {
-    const started = await startProcess({ ...call, logPath })
+    const started = await startProcess({ ...call, logPath, errorPath })
     const end = await Promise.race([started.ended, limitOf(started, limitMs, clock)])
-    if (end !== undefined) return { exitCode: end.exitCode, output: outputOf(logPath) }
+    if (end !== undefined) {
+      const output = [outputOf(logPath), outputOf(errorPath)].filter((text) => text !== '').join('\n')
+      return { exitCode: end.exitCode, output, standardOutput: startOf(logPath) }
+    }
     signalProcess(started, 'SIGKILL')
     await started.ended
-    throw processFailed(`${call.words[0]} took longer than ${limitMs / 1000} s`, logPath)
+    throw processFailed(`${call.words[0]} took longer than ${limitMs / 1000} s`, errorPath)
   } finally {
     rmSync(folder, { recursive: true, force: true })
   }
@@ -146,6 +166,16 @@ export function processFailed(
 /** The end of what a process wrote. */
 export function outputOf(logPath: string): string {
   return existsSync(logPath) ? readFileSync(logPath, 'utf8').slice(-OUTPUT_LENGTH_MAX).trim() : ''
+}
+
+function startOf(path: string): string {
+  const file = openSync(path, 'r')
+  try {
+    const bytes = Buffer.alloc(STANDARD_OUTPUT_BYTES_MAX)
+    return bytes.toString('utf8', 0, readSync(file, bytes))
+  } finally {
+    closeSync(file)
+  }
 }
 
 /** How an end is told. */
