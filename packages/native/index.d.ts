@@ -405,6 +405,10 @@ export interface NativeOpenOptions {
   flushMode: string
   /** Whether it was tracked before; a tracking file that is gone then owes a resynchronization. Default false. */
   isExpected?: boolean
+  /** Size at which it is opened although it was tracked with a larger one; all of it is compared then. */
+  acceptedShrinkBytes?: number
+  /** Whether a disk that has grown is tracked up to its old end; default false: up to the new one. */
+  isGrowthDeferred?: boolean
 }
 
 /** Where an overlay lies, and what is below it. */
@@ -534,7 +538,7 @@ export interface NativeViewOptions {
   image: string
   undoDirectory: string
   point: number
-  /** Size of the disk at the point, when it has grown since. */
+  /** Size of the disk at the point, when it has another one now. */
   sizeBytes?: number
 }
 
@@ -595,6 +599,9 @@ export declare function saveUndoRanges(image: string, ranges: Array<number>, tar
 
 /** Makes an image what an overlay shows, while it is used. */
 export declare function settleOverlay(handle: number, image: string, workHandle?: number | undefined | null): void
+
+/** Accepts that a disk has shrunk, to this size exactly. */
+export declare function shrinkTracked(handle: number, sizeBytes: number): void
 
 /** Serves disks until it is stopped. */
 export declare function startNbd(options: NativeNbdOptions): NativeNbdServer

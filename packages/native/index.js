@@ -773,7 +773,7 @@ if (
   }
 }
 
-const { abandonTracked, applyLogs, applyLogsUntil, armFault, beginTrackedResync, beginWork, buildTrackedBatch, changedRanges, closeDevice, closeLogEntries, closeTracked, coalesceTrackedLogs, compactPoint, compareRange, createImage, createOverlay, cutTracked, differingDeviceRanges, digestImage, digestOfDevice, digestTracked, disarmFault, discardDevice, dropPointsBefore, endWork, exportStrictLog, faultOf, faultStrikes, findLogEntry, finishTrackedResync, flushDevice, flushDisk, foldTrackedLogs, growTracked, inspectLog, isSameDisk, lockFile, logActivity, materialize, measureLogs, mergePoint, nbdCounters, nextLogEntries, notifyService, openLogEntries, openOverlay, openTracked, openTrackedOverlay, openView, overlayRanges, overlayState, overlayUsage, pinnedPoints, probeDisk, readDevice, releaseTrackedLogs, requireTrackedRanges, requireTrackedResync, saveUndo, saveUndoRanges, settleOverlay, startNbd, stopNbd, stopWork, syncRange, trackedCandidates, trackedDirty, trackedDiscard, trackedFlush, trackedLogs, trackedRead, trackedStatus, trackedWrite, trackedWriteZeroes, trackedWritten, undoSummary, unlockFile, verifyLog, verifyLogChain, workProgress, writeDevice } = nativeBinding
+const { abandonTracked, applyLogs, applyLogsUntil, armFault, beginTrackedResync, beginWork, buildTrackedBatch, changedRanges, closeDevice, closeLogEntries, closeTracked, coalesceTrackedLogs, compactPoint, compareRange, createImage, createOverlay, cutTracked, differingDeviceRanges, digestImage, digestOfDevice, digestTracked, disarmFault, discardDevice, dropPointsBefore, endWork, exportStrictLog, faultOf, faultStrikes, findLogEntry, finishTrackedResync, flushDevice, flushDisk, foldTrackedLogs, growTracked, inspectLog, isSameDisk, lockFile, logActivity, materialize, measureLogs, mergePoint, nbdCounters, nextLogEntries, notifyService, openLogEntries, openOverlay, openTracked, openTrackedOverlay, openView, overlayRanges, overlayState, overlayUsage, pinnedPoints, probeDisk, readDevice, releaseTrackedLogs, requireTrackedRanges, requireTrackedResync, saveUndo, saveUndoRanges, settleOverlay, shrinkTracked, startNbd, stopNbd, stopWork, syncRange, trackedCandidates, trackedDirty, trackedDiscard, trackedFlush, trackedLogs, trackedRead, trackedStatus, trackedWrite, trackedWriteZeroes, trackedWritten, undoSummary, unlockFile, verifyLog, verifyLogChain, workProgress, writeDevice } = nativeBinding
 export { abandonTracked }
 export { applyLogs }
 export { applyLogsUntil }
@@ -835,6 +835,7 @@ export { requireTrackedResync }
 export { saveUndo }
 export { saveUndoRanges }
 export { settleOverlay }
+export { shrinkTracked }
 export { startNbd }
 export { stopNbd }
 export { stopWork }

@@ -40,7 +40,8 @@ pub trait BlockDevice: Send + Sync {
     /// The name shown in errors.
     fn path(&self) -> &Path;
 
-    /// Size in bytes, a multiple of 512. It may grow, see [`refresh_size`](Self::refresh_size).
+    /// Size in bytes, a multiple of 512. It may grow, see [`refresh_size`](Self::refresh_size),
+    /// and shrink, see [`note_shrunk`](Self::note_shrunk).
     fn size_bytes(&self) -> u64;
 
     /// Looks at the medium's size again. From then on a larger one is the size of this disk; a smaller one is only told.
@@ -50,6 +51,9 @@ pub trait BlockDevice: Send + Sync {
     fn refresh_size(&self) -> Result<u64> {
         Ok(self.size_bytes())
     }
+
+    /// The medium has become smaller, and that was accepted: from then on this is the size.
+    fn note_shrunk(&self, _size_bytes: u64) {}
 
     /// Unit of atomic writes of the medium: 512 or 4096.
     fn sector_size_bytes(&self) -> u32;

@@ -63,7 +63,7 @@ pub struct FileDevice {
     file: File,
     path: PathBuf,
     info: DiskInfo,
-    /// The size, which may grow.
+    /// The size, which may change.
     size_bytes: AtomicU64,
     is_read_only: bool,
     is_poisoned: AtomicBool,
@@ -214,6 +214,10 @@ impl BlockDevice for FileDevice {
         }
         self.size_bytes.fetch_max(found, Ordering::AcqRel);
         Ok(found)
+    }
+
+    fn note_shrunk(&self, size_bytes: u64) {
+        self.size_bytes.fetch_min(size_bytes, Ordering::AcqRel);
     }
 
     fn sector_size_bytes(&self) -> u32 {

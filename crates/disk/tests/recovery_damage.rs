@@ -262,7 +262,41 @@ fn a_disk_that_has_grown_since_a_point_is_seen_as_large_as_it_was() {
     point_2.resize(2 * SIZE as usize, 0);
     assert_eq!(first_difference(&bytes_of(&whole), &point_2), None, "as large as it is now");
     let larger = ViewOptions { size_bytes: Some(3 * SIZE), ..view_options(2) };
-    assert_eq!(PointView::open(&undo, image, &larger).err().unwrap().code(), "OPTION_OUT_OF_RANGE");
+    let lost = PointView::open(&undo, image, &larger).unwrap();
+    assert_eq!(lost.read_at(2 * SIZE, &mut [0; 512]).unwrap_err().code(), "UNDO_DAMAGED");
+}
+
+#[test]
+fn a_point_before_the_image_shrank_keeps_its_size_and_its_bytes_also_when_it_grows_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, undo) = (folder.path().join("image.raw"), folder.path().join("undo"));
+    drop(FileDevice::create(&path, 2 * SIZE).unwrap());
+    let open = |access| -> Arc<dyn BlockDevice> { Arc::new(FileDevice::open(&path, access).unwrap()) };
+    let resize = |bytes| std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(bytes).unwrap();
+    let writable = open(Access::ReadWrite);
+    writable.write_at(SIZE - 8192, &[1; 16384]).unwrap();
+    writable.write_at(2 * SIZE - 4096, &[2; 4096]).unwrap();
+    let mut point_1 = vec![0; 2 * SIZE as usize];
+    point_1[SIZE as usize - 8192..][..16384].fill(1);
+    point_1[2 * SIZE as usize - 4096..].fill(2);
+    let then = ViewOptions { size_bytes: Some(2 * SIZE), ..view_options(1) };
+    let opened_before = PointView::open(&undo, open(Access::ReadOnly), &then).unwrap();
+    // A sector behind a multiple of the unit that is saved.
+    let end = SIZE + 512;
+    save_undo_ranges(&*writable, &[(end, 2 * SIZE - end)], &undo, 1, &undo_options(), &GO_ON).unwrap();
+    resize(end);
+    assert_eq!(first_difference(&bytes_of(&opened_before), &point_1), None, "opened before");
+    let opened_after = PointView::open(&undo, open(Access::ReadOnly), &then).unwrap();
+    assert_eq!(first_difference(&bytes_of(&opened_after), &point_1), None, "opened after");
+    let out = folder.path().join("out.raw");
+    materialize(&opened_after, &out, &Work::default()).unwrap();
+    assert_eq!(first_difference(&fs::read(&out).unwrap(), &point_1), None, "written out");
+    resize(2 * SIZE);
+    save_undo_ranges(&*open(Access::ReadOnly), &[(2 * SIZE - 4096, 4096)], &undo, 2, &undo_options(), &GO_ON)
+        .unwrap();
+    open(Access::ReadWrite).write_at(2 * SIZE - 4096, &[3; 4096]).unwrap();
+    let grown_again = PointView::open(&undo, open(Access::ReadOnly), &then).unwrap();
+    assert_eq!(first_difference(&bytes_of(&grown_again), &point_1), None, "grown again");
 }
 
 #[test]

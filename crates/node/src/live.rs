@@ -48,6 +48,10 @@ pub struct NativeOpenOptions {
     pub flush_mode: String,
     /// Whether it was tracked before; a tracking file that is gone then owes a resynchronization. Default false.
     pub is_expected: Option<bool>,
+    /// Size at which it is opened although it was tracked with a larger one; all of it is compared then.
+    pub accepted_shrink_bytes: Option<f64>,
+    /// Whether a disk that has grown is tracked up to its old end; default false: up to the new one.
+    pub is_growth_deferred: Option<bool>,
 }
 
 /// A live disk as opened.
@@ -104,9 +108,10 @@ pub fn open_tracked(options: NativeOpenOptions) -> Result<NativeOpenedDisk> {
 
 /// Tracks any disk; `path` of the options is not looked at.
 pub fn open_over(device: Arc<dyn BlockDevice>, options: &NativeOpenOptions) -> Result<NativeOpenedDisk> {
-    let (size_bytes, sector_size_bytes) = (device.size_bytes(), device.sector_size_bytes());
+    let sector_size_bytes = device.sector_size_bytes();
     let (disk, opened) = TrackedDisk::open(device, track_options(options)?).map_err(from_disk)?;
-    let handle = next_handle();
+    // As far as it is tracked: the device may be larger.
+    let (handle, size_bytes) = (next_handle(), disk.size_bytes());
     DISKS.lock().insert(handle, disk);
     Ok(NativeOpenedDisk {
         handle,
@@ -121,6 +126,12 @@ pub fn open_over(device: Arc<dyn BlockDevice>, options: &NativeOpenOptions) -> R
 #[napi(catch_unwind)]
 pub fn grow_tracked(handle: u32) -> Result<f64> {
     live(handle)?.grow().map(size).map_err(from_disk)
+}
+
+/// Accepts that a disk has shrunk, to this size exactly.
+#[napi(catch_unwind)]
+pub fn shrink_tracked(handle: u32, size_bytes: f64) -> Result<()> {
+    live(handle)?.shrink(offset("sizeBytes", size_bytes)?).map_err(from_disk)
 }
 
 /// Closes a live disk in order; its number is not used again.
@@ -389,7 +400,16 @@ fn track_options(options: &NativeOpenOptions) -> Result<TrackOptions> {
     let defaults = TrackOptions::new(directory, disk_id, boot_id, Arc::new(now_ns), Arc::new(fill_random));
     // The engine brings the replica to the new size before anything of the new range is applied there.
     let is_expected = options.is_expected.unwrap_or(false);
-    Ok(TrackOptions { flush_mode, is_expected, is_growth_accepted: true, ..defaults })
+    let is_growth_deferred = options.is_growth_deferred.unwrap_or(false);
+    let accepted = options.accepted_shrink_bytes.map(|bytes| offset("acceptedShrinkBytes", bytes));
+    Ok(TrackOptions {
+        flush_mode,
+        is_expected,
+        is_growth_accepted: true,
+        is_growth_deferred,
+        accepted_shrink_bytes: accepted.transpose()?,
+        ..defaults
+    })
 }
 
 /// Changes with every start of the system.

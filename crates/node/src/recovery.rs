@@ -103,7 +103,7 @@ pub struct NativeViewOptions {
     pub image: String,
     pub undo_directory: String,
     pub point: f64,
-    /// Size of the disk at the point, when it has grown since.
+    /// Size of the disk at the point, when it has another one now.
     pub size_bytes: Option<f64>,
 }
 

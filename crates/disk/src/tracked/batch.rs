@@ -77,6 +77,7 @@ impl<'a> BatchRequest<'a> {
 }
 
 /// A part of a request, as one entry holds it.
+#[derive(Clone, Copy)]
 struct Piece<'a> {
     /// Number of its request in the batch.
     request: usize,
@@ -191,6 +192,11 @@ impl TrackedDisk {
             });
             return;
         }
+        // Nobody changes the size meanwhile: who shrinks the disk has the order alone.
+        if appends.iter().any(|append| append.offset + append.length_bytes > self.size_bytes()) {
+            drop(entered);
+            return self.take_inside(step, batch, results);
+        }
         entered.order().remember(&appends, &self.options);
         let departed = entered.depart(&appends);
         let refused = self.write_step(step, batch, results);
@@ -201,6 +207,20 @@ impl TrackedDisk {
         });
         if is_due {
             self.rotate_when_due(appends[0].time_ns);
+        }
+    }
+
+    /// The disk has shrunk since the requests were checked: what reaches past its end now is refused, the rest carried out.
+    fn take_inside(&self, step: &[Piece<'_>], batch: &[BatchRequest<'_>], results: &mut [Result<()>]) {
+        let end = self.size_bytes();
+        let (inside, outside): (Vec<Piece<'_>>, Vec<Piece<'_>>) =
+            step.iter().copied().partition(|piece| piece.append.offset + piece.append.length_bytes <= end);
+        for Piece { request, append } in outside {
+            let place = Place::new(self.path(), append.offset, append.length_bytes);
+            fail(results, request, DiskError::OutOfRange(place));
+        }
+        if !inside.is_empty() {
+            self.take_step(&inside, batch, results);
         }
     }
 

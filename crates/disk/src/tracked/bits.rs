@@ -100,6 +100,18 @@ impl SparseBits {
         }
     }
 
+    /// Forgets all bits from `end` on.
+    pub(crate) fn truncate(&mut self, end: u64) {
+        let last = end / SECTOR_BITS;
+        let mut behind = self.sectors.split_off(&last);
+        self.count -= behind.values().map(|content| ones(content)).sum::<u64>();
+        if let Some(mut content) = behind.remove(&last) {
+            let inside = 0..end % SECTOR_BITS;
+            content.iter_mut().enumerate().for_each(|(byte, bits)| *bits &= mask(byte, &inside));
+            self.insert_sector(last, &content);
+        }
+    }
+
     /// Runs of set bits inside a range, ascending, as long as they can be.
     pub(crate) fn runs_in(&self, range: Range<u64>) -> Vec<Range<u64>> {
         let mut runs: Vec<Range<u64>> = Vec::new();

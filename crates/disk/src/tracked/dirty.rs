@@ -35,6 +35,18 @@ impl Unreleased {
         }
     }
 
+    /// The chunks of all of them.
+    pub(crate) fn all(&self) -> SparseBits {
+        let mut all = SparseBits::default();
+        self.0.values().for_each(|ranges| all.union(ranges, |_| ()));
+        all
+    }
+
+    /// Forgets the chunks from `chunk_count` on: the disk has none there any more.
+    pub(crate) fn truncate(&mut self, chunk_count: u64) {
+        self.0.values_mut().for_each(|ranges| ranges.truncate(chunk_count));
+    }
+
     /// All logs up to a number were released, or their chunks are in the changed map.
     pub(crate) fn release_through(&mut self, number: u64) {
         self.0.retain(|kept, _| *kept > number);

@@ -56,6 +56,14 @@ pub(crate) struct Tracking {
     failure: Option<io::Error>,
 }
 
+/// A range of which nothing is known, and why it has to be compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Unknown {
+    pub(crate) offset: u64,
+    pub(crate) length_bytes: u64,
+    pub(crate) reason: ResyncReason,
+}
+
 /// What a tracking file turned out to be.
 pub(crate) enum Loaded {
     Whole(Box<Tracking>),
@@ -73,23 +81,24 @@ impl Tracking {
         Ok(tracking)
     }
 
-    /// The same in a new file, for a disk that has grown. `is_unknown`: what stands in the new range is changed.
-    pub(crate) fn grown(
+    /// The same in a new file, for a disk of another size. What lies behind its end is forgotten; `unknown` is changed.
+    pub(crate) fn resized(
         &self,
         file: Arc<dyn LogFile>,
         disk_size_bytes: u64,
-        is_unknown: bool,
+        unknown: Option<Unknown>,
     ) -> io::Result<Self> {
-        let old_size_bytes = self.header.disk_size_bytes;
         let mut tracking = Self::empty(file, Header { disk_size_bytes, ..self.header.clone() });
         tracking.header.generation += 1;
-        tracking.active = self.active.grown(disk_size_bytes);
+        tracking.active = self.active.resized(disk_size_bytes);
         (tracking.changed, tracking.candidates) = (self.changed.clone(), self.candidates.clone());
-        if is_unknown {
-            let chunks = tracking.chunks(old_size_bytes, disk_size_bytes - old_size_bytes);
+        let chunk_count = tracking.chunk_count();
+        tracking.changed.truncate(chunk_count);
+        tracking.candidates.truncate(chunk_count);
+        if let Some(Unknown { offset, length_bytes, reason }) = unknown {
+            let chunks = tracking.chunks(offset, length_bytes);
             tracking.changed.set(chunks, |_| ());
-            let reason = tracking.header.reason.unwrap_or(ResyncReason::AskedFor);
-            tracking.header.reason = Some(reason);
+            tracking.header.reason = Some(tracking.header.reason.unwrap_or(reason));
         }
         tracking.write_all()?;
         Ok(tracking)

@@ -15,7 +15,7 @@
 //! | `cut` | rotation of the logs of several disks at one instant; sealing outside of the lock |
 //! | `queue` | sealed logs that wait to be released; coalescing |
 //! | `dirty` | what was written since the last acknowledged cut |
-//! | `grow` | a disk that has become larger |
+//! | `resize` | a disk that has become larger, or smaller |
 //! | `spares` | released logs whose files are written again |
 //! | `resync` | folding logs into the map, candidates, the end of a resynchronization |
 //! | `open`, `recover`, `scan`, `redo`; `close` | recovery; the clean end |
@@ -23,7 +23,7 @@
 //!
 //! Locks, in this order: housekeeping (one slow operation at a time), order, queue. The order lock is held over a sync
 //! of the tracking file alone: when regions are activated or cleaned for room, after a flush of what no log holds, and
-//! while a disk grows; making room among regions syncs the log as well.
+//! while a disk grows or shrinks; making room among regions syncs the log as well.
 
 mod batch;
 mod bits;
@@ -35,7 +35,6 @@ pub mod faults;
 mod file;
 mod files;
 mod flights;
-mod grow;
 mod header;
 mod open;
 mod options;
@@ -44,6 +43,7 @@ mod queue;
 mod recover;
 mod redo;
 mod regions;
+mod resize;
 mod resync;
 mod scan;
 mod spares;

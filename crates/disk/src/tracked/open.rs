@@ -8,12 +8,14 @@
 //! | closed, disk changed since | as above, and the whole disk is unknown (DISK_MODIFIED_OFFLINE) |
 //! | process died | logs swapped out are sealed, the tail of the open log is redone onto the disk, it goes on |
 //! | power lost (other boot id) | all logs not known to be on the disk are redone, active regions become changed |
+//! | shrunk meanwhile | refused, unless that size was accepted: then the whole disk is unknown (DISK_MODIFIED_OFFLINE) |
 //! | log damaged, log missing, tracking file damaged | the good beginning of the chain stays, the rest is set aside as `*.damaged`; the map takes over with the ranges of what was set aside, or the whole disk where they are not known |
 //!
 //! Before the first write the header durably says "not closed" and names the boot.
 //!
 //! What cannot be told: writes by others to a disk that was **not** closed, and to a block device, which has no times.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use secondsite_hrl::{HrlError, LogId, Place as LogPlace, index_path};
@@ -25,11 +27,11 @@ use super::dirty::Unreleased;
 use super::disk::TrackedDisk;
 use super::file::{Loaded, Tracking};
 use super::files::{Names, file_error};
-use super::grow::{has_data, put_in_place};
 use super::header::{DiskStamp, Header};
 use super::options::TrackOptions;
 use super::order::{OpenLog, Order, SEQUENCE_BITS, reason_of};
 use super::queue::TEMPORARY;
+use super::resize::resize_if_needed;
 use super::scan::log_numbers;
 use super::spares::remove_spares;
 use super::state::{Mode, Opened, QueuedLog, Recovery, ResyncReason};
@@ -129,7 +131,7 @@ impl<'o> Opening<'o> {
             Loaded::Whole(tracking) => {
                 check_disk(device, options, &tracking.header)?;
                 let recovery = recovery_of(&tracking.header, options);
-                (grow_if_larger(device, options, names, *tracking, &mut locks)?, recovery)
+                (resize_if_needed(device, options, names, *tracking, &mut locks)?, recovery)
             }
             Loaded::Damaged => {
                 let next_number = numbers.last().map_or(1, |last| last + 1);
@@ -254,28 +256,15 @@ fn check_disk(device: &dyn BlockDevice, options: &TrackOptions, header: &Header)
         return Err(DiskError::InvalidRequest(place, "it is tracked under another disk id".into()));
     }
     let (was, is) = (header.disk_size_bytes, device.size_bytes());
-    if was != is && !(is > was && options.is_growth_accepted) {
+    let is_taken = match is.cmp(&was) {
+        Ordering::Equal => true,
+        Ordering::Greater => options.is_growth_accepted || options.is_growth_deferred,
+        Ordering::Less => options.accepted_shrink_bytes == Some(is),
+    };
+    if !is_taken {
         return Err(DiskError::SizeDiffers(place, format!("tracked with {was} bytes, it has {is} now")));
     }
     Ok(())
-}
-
-/// The disk has grown while nobody tracked it, or just before the process died.
-fn grow_if_larger(
-    device: &dyn BlockDevice,
-    options: &TrackOptions,
-    names: &Names,
-    tracking: Tracking,
-    locks: &mut Vec<Box<dyn Send + Sync>>,
-) -> Result<Tracking> {
-    let (old, new) = (tracking.header.disk_size_bytes, device.size_bytes());
-    if new == old {
-        return Ok(tracking);
-    }
-    let is_unknown = has_data(device, old, new)?;
-    let grown = put_in_place(options, names, &tracking, new, is_unknown)?;
-    locks.push(grown.lock);
-    Ok(grown.tracking)
 }
 
 fn recovery_of(header: &Header, options: &TrackOptions) -> Recovery {

@@ -42,6 +42,11 @@ pub struct TrackOptions {
     /// Whether a disk that is larger than when it was tracked last is grown when it is opened. Otherwise it is refused, as
     /// is one that is smaller.
     pub is_growth_accepted: bool,
+    /// Whether such a disk is opened all the same, and tracked up to the end that it had; default false.
+    pub is_growth_deferred: bool,
+    /// Size at which a disk is opened that is smaller than when it was tracked last; all of it is compared then. Default
+    /// `None`: it is refused.
+    pub accepted_shrink_bytes: Option<u64>,
     /// Whether the disk was tracked before and a replica rests on that. A tracking file that is not there any more has then
     /// been lost with all it knew, and the new one is born with that as its reason; default false.
     pub is_expected: bool,
@@ -75,6 +80,8 @@ impl TrackOptions {
             log_size_bytes_max: 4 << 30,
             active_region_count_max: super::regions::ACTIVE_REGIONS_MAX,
             is_growth_accepted: false,
+            is_growth_deferred: false,
+            accepted_shrink_bytes: None,
             is_expected: false,
             clock,
             random,

@@ -216,6 +216,14 @@ impl Order {
         self.rotation_not_before_bytes = size_bytes + ROTATION_RETRY_BYTES;
     }
 
+    /// The disk has shrunk: what is known of chunks behind its end is forgotten, as the maps have no place for it.
+    pub(crate) fn forget_behind(&mut self, chunk_count: u64) {
+        self.written.truncate(chunk_count);
+        self.in_log.truncate(chunk_count);
+        self.unreleased.truncate(chunk_count);
+        self.sealing.iter_mut().for_each(|sealing| sealing.ranges.truncate(chunk_count));
+    }
+
     /// One past the newest sequence number.
     pub(crate) fn next_sequence(&self) -> u64 {
         let given = self.log.as_ref().map(|log| log.writer.next_sequence());

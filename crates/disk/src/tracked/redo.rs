@@ -15,12 +15,13 @@ pub(crate) const REDONE_ENTRIES: u64 = 1024;
 pub(crate) const REDONE_BYTES: u64 = 128 << 20;
 const _: () = assert!(REDONE_BYTES > 2 * super::order::PIECE_DATA_BYTES);
 
-/// Carries out one entry.
-fn redo_entry(device: &dyn BlockDevice, entry: &Entry, data: &[u8]) -> error::Result<()> {
+/// Carries out one entry, up to `end`.
+fn redo_entry(device: &dyn BlockDevice, entry: &Entry, end: u64, data: &[u8]) -> error::Result<()> {
+    let length_bytes = end - entry.offset;
     match entry.operation {
-        Operation::Write => device.write_at(entry.offset, data),
-        Operation::WriteZeroes => device.write_zeroes(entry.offset, u64::from(entry.length_bytes), false),
-        Operation::Discard => device.discard(entry.offset, u64::from(entry.length_bytes)),
+        Operation::Write => device.write_at(entry.offset, &data[..length_bytes as usize]),
+        Operation::WriteZeroes => device.write_zeroes(entry.offset, length_bytes, false),
+        Operation::Discard => device.discard(entry.offset, length_bytes),
     }
 }
 
@@ -35,10 +36,15 @@ pub(crate) struct Redone {
 }
 
 impl Redone {
+    /// What reaches past the end is of a time before the disk shrank: it has no place any more.
     fn redo(&mut self, device: &dyn BlockDevice, entry: &Entry, data: &[u8]) {
-        match redo_entry(device, entry, data) {
-            Ok(()) => self.bytes += u64::from(entry.length_bytes),
-            Err(_) => self.refused.push((entry.offset, u64::from(entry.length_bytes))),
+        let end = entry.end().min(device.size_bytes());
+        if entry.offset >= end {
+            return;
+        }
+        match redo_entry(device, entry, end, data) {
+            Ok(()) => self.bytes += end - entry.offset,
+            Err(_) => self.refused.push((entry.offset, end - entry.offset)),
         }
     }
 }
@@ -77,9 +83,8 @@ fn redo_readable<F: LogFile>(
 /// Carries out what single entries of a damaged log still prove. A log of which nothing can be read gives nothing.
 pub(crate) fn redo_salvaged(device: &dyn BlockDevice, log: &File, index: &File, floor: u64) -> Redone {
     let mut redone = Redone::default();
-    let is_inside = |entry: &Entry| entry.end() <= device.size_bytes() && entry.sequence >= floor;
     let salvaged = salvage(log, index, |entry, data| {
-        if is_inside(entry) {
+        if entry.sequence >= floor {
             redone.redo(device, entry, data);
         }
     });

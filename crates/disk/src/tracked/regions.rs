@@ -43,10 +43,12 @@ impl ActiveRegions {
         Self { regions: BTreeMap::new(), region_count, epoch: 1, active_count_max: ACTIVE_REGIONS_MAX }
     }
 
-    /// The same regions of a disk that has grown.
-    pub(crate) fn grown(&self, disk_size_bytes: u64) -> Self {
+    /// The same regions of a disk of another size, as far as it has them.
+    pub(crate) fn resized(&self, disk_size_bytes: u64) -> Self {
         let region_count = disk_size_bytes.div_ceil(REGION_BYTES);
-        Self { regions: self.regions.clone(), region_count, ..*self }
+        let mut regions = self.regions.clone();
+        regions.retain(|region, _| *region < region_count);
+        Self { regions, region_count, ..*self }
     }
 
     /// Lowers the bound; what is active already stays.

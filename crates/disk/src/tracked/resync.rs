@@ -10,12 +10,10 @@ use std::sync::Arc;
 use super::bits::SparseBits;
 use super::disk::TrackedDisk;
 use super::file::CHUNK_BYTES;
-use super::redo::add_ranges_of_sealed;
-use super::scan::open_pair;
 use super::state::{Mode, QueuedLog, ResyncReason};
 use crate::device::BlockDevice;
 use crate::error::Result;
-use secondsite_hrl::{LogId, LogReader, ReadOptions, index_path};
+use secondsite_hrl::{LogId, index_path};
 
 impl TrackedDisk {
     /// Puts the ranges of all unreleased logs, the open one too, into the changed map, durably, and deletes the logs.
@@ -30,13 +28,11 @@ impl TrackedDisk {
 
     fn fold(&self, reason: ResyncReason) -> Result<()> {
         let queue = self.queue.lock().clone();
-        let ranges = self.ranges_of(&queue);
         {
             let mut order = self.order.lock();
-            match ranges {
-                Some(ranges) => order.tracking.change_bits(&ranges),
-                None => order.tracking.change_all(),
-            }
+            // Known since they were written, or read and checked at the open: no log has to be readable for it.
+            let ranges = order.unreleased.all();
+            order.tracking.change_bits(&ranges);
             order.give_up_log(reason);
             for sealing in std::mem::take(&mut order.sealing) {
                 order.tracking.change_bits(&sealing.ranges);
@@ -53,18 +49,6 @@ impl TrackedDisk {
         self.sync_tracking();
         self.options.step("fold-durable");
         self.sweep()
-    }
-
-    /// `None` when a log cannot be read: then nothing is known.
-    fn ranges_of(&self, queue: &[QueuedLog]) -> Option<SparseBits> {
-        let chunk_count = self.order.lock().tracking.chunk_count();
-        let mut bits = SparseBits::default();
-        for log in queue {
-            let (file, index) = open_pair(&self.options, &log.path).ok()?;
-            let reader = LogReader::from_files(file, Some(index), ReadOptions::default()).ok()?;
-            add_ranges_of_sealed(&reader, &mut bits, chunk_count).ok()?;
-        }
-        Some(bits)
     }
 
     /// Begins a resynchronization, or begins it anew: the candidates are those of before, what the map holds, and what

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use secondsite_hrl::{Entry, Operation};
+use secondsite_hrl::{Entry, Operation, Place as FilePlace};
 
 use crate::device::{BlockDevice, Extent, ExtentKind, check_range};
 use crate::error::{DiskError, Place, Result};
@@ -24,7 +24,7 @@ const RELOADS_MAX: usize = 10_000;
 pub struct ViewOptions {
     /// Sequence number of the point.
     pub point: u64,
-    /// Size of the disk at the point; `None` when it has not grown since.
+    /// Size of the disk at the point, which may be smaller or larger than the image is; `None` when it is the same.
     pub size_bytes: Option<u64>,
     /// Names the pin.
     pub random: Random,
@@ -60,14 +60,9 @@ impl PointView {
     /// Whether the point exists is for the caller to know, who looks it up **after** this has pinned it.
     ///
     /// # Errors
-    /// UNDO_DAMAGED with file, offset and reason; OPTION_OUT_OF_RANGE when the point was larger than the image is;
-    /// ACCESS_DENIED, DISK_READ_FAILED, LOG_READ_FAILED.
+    /// UNDO_DAMAGED with file, offset and reason; ACCESS_DENIED, DISK_READ_FAILED, LOG_READ_FAILED.
     pub fn open(folder: &Path, image: Arc<dyn BlockDevice>, options: &ViewOptions) -> Result<Self> {
         let size_bytes = options.size_bytes.unwrap_or_else(|| image.size_bytes());
-        if size_bytes > image.size_bytes() {
-            let reason = format!("{size_bytes} bytes of an image of {}", image.size_bytes());
-            return Err(DiskError::InvalidRequest(Place::whole(image.path()), reason));
-        }
         let folder = UndoFolder::create(folder)?;
         let pin = Pin::take(&folder.path, options.point, &options.random)?;
         let epoch = folder.epoch()?;
@@ -118,6 +113,16 @@ impl PointView {
             }
         }
         Err(DiskError::Busy(Place::whole(&self.folder.path), "it changes without end".into()))
+    }
+
+    /// Reads what no segment holds. What an image that has shrunk lost was saved before.
+    fn read_image(&self, at: u64, part: &mut [u8]) -> Result<()> {
+        if at + part.len() as u64 > self.image.size_bytes() {
+            let reason = "what the image had here before it shrank was not saved".to_owned();
+            let place = FilePlace { path: self.folder.path.clone(), offset: at, reason };
+            return Err(DiskError::UndoDamaged(place));
+        }
+        self.image.read_at(at, part)
     }
 
     /// The segments as of now.
@@ -197,7 +202,7 @@ impl BlockDevice for PointView {
                 let part = &mut buffer[(at - offset) as usize..(stop - offset) as usize];
                 match source {
                     Source::Segment(segment, number, entry) => segment.read(number, &entry, at, part)?,
-                    Source::Image => self.image.read_at(at, part)?,
+                    Source::Image => self.read_image(at, part)?,
                 }
                 at = stop;
             }
