@@ -73,6 +73,9 @@ async function waiting(cycleCount = 1): Promise<ProtectedMachine> {
   return machine
 }
 
+/** Whether a file is a batch of a resynchronization. */
+const isBatch = (name: string): boolean => /^os\.raw\.resync-.*\.hrl$/.test(name)
+
 type Change = (bytes: Buffer) => Buffer | undefined | void
 
 const damages: [string, Change][] = [
@@ -148,6 +151,54 @@ describe('a log that waits', () => {
       health: 'Critical',
     })
     expect(await day.repaired(machine)).toEqual(['resynchronize', 'replicate'])
+  })
+
+  it('is all that is compared when it is damaged, with what else was not released', async () => {
+    const machine = await day.replicating(32 * MIB)
+    const refused = day.files.fail({ path: day.place.path('replica/spool'), operation: 'open', error: 'EIO' })
+    const chunk = 64 * 1024
+    const offsets = [3, 100, 400]
+    for (const number of offsets) {
+      await machine.disks[0]?.write(number * chunk + 512, new Uint8Array(1024).fill(number))
+      expect(await codeOf(machine.replicate())).toBe('IO_FAILED')
+    }
+    refused.disarm()
+    const path = waitingLogs()[1] as string
+    const bytes = readFileSync(path)
+    bytes.writeUInt8(bytes.readUInt8(FIRST_DATA_AT) ^ 1, FIRST_DATA_AT)
+    writeFileSync(path, bytes)
+    expect(await codeOf(machine.replicate())).toMatch(/^LOG_/)
+    expect((await machine.measure()).disks[0]?.changedBytes, 'nothing is given up yet').toBe(0)
+    await machine.disks[0]?.write(7 * chunk, new Uint8Array(512).fill(7))
+    const report = await machine.resynchronize()
+    // The first one was applied before the damage was met.
+    expect(report).toMatchObject({ reason: 'LOG_DAMAGED', comparedBytes: 3 * chunk })
+    expect(await day.repaired(machine)).toEqual(['replicate'])
+  })
+
+  it('of a resynchronization: the pass begins anew and comes to its end', async () => {
+    let machine = await day.replicating()
+    await day.guestWrites(machine)
+    await machine.disks[0]?.requireResync('ASKED_FOR', true)
+    const image = day.place.path('replica/os.raw.raw')
+    const rotten = readFileSync(image)
+    rotten.fill(0xee, MIB, MIB + 4096)
+    writeFileSync(image, rotten)
+    const refused = day.files.fail({ path: day.place.path('replica/spool'), operation: 'open', error: 'EIO' })
+    expect(await codeOf(machine.resynchronize())).toBe('IO_FAILED')
+    refused.disarm()
+    const batch = readdirSync(day.place.folder).find(isBatch)
+    const path = day.place.path(batch ?? 'no batch')
+    const bytes = readFileSync(path)
+    bytes.writeUInt8(bytes.readUInt8(FIRST_DATA_AT) ^ 1, FIRST_DATA_AT)
+    writeFileSync(path, bytes)
+    machine = await day.reopen()
+    if (machine.state === 'Resynchronizing') await machine.cancelResynchronize()
+    if (machine.state === 'WaitingForStartResynchronize')
+      expect(await codeOf(machine.resynchronize())).toMatch(/^LOG_/)
+    await day.guestWrites(machine)
+    expect(await day.repaired(machine)).toEqual(['resynchronize', 'replicate'])
+    expect(readdirSync(day.place.folder).filter(isBatch)).toEqual([])
   })
 
   it('is cut short: the end is missed, and the disk resynchronized', async () => {

@@ -2,6 +2,7 @@
 // Prints the names of the steps it passed as JSON when it comes to its end.
 import { Engine } from '@secondsite/engine'
 import { SeededRandom } from '@secondsite/engine/testing'
+import { truncateSync } from 'node:fs'
 import { join } from 'node:path'
 
 const [folder, job, killAtText, seedText] = process.argv.slice(2)
@@ -56,6 +57,18 @@ jobs.remove = async (engine) => {
   const machine = engine.machine('web01')
   await scribble(machine, 20)
   await machine.removeDisk('data.raw')
+  await machine.replicate()
+}
+
+const SHRUNK_BYTES = 1024 * KIB + 66_048
+jobs.shrink = async (engine) => {
+  const machine = engine.machine('web01')
+  await scribble(machine, 20)
+  const [disk] = machine.disks
+  await disk.write(disk.sizeBytes - 4096, random.bytes(4096))
+  truncateSync(disk.path, SHRUNK_BYTES)
+  await machine.acceptShrink({ 'os.raw': SHRUNK_BYTES })
+  await scribble(machine, 20)
   await machine.replicate()
 }
 

@@ -1,13 +1,13 @@
 /**
  * The process is ended with SIGKILL just before every step of initial replication, of a cycle, of a resynchronization, of
- * adding a disk and of removing one.
+ * adding a disk, of removing one, and of accepting that one has shrunk.
  * It is then opened again, goes on, and every byte of both disks must equal its replica.
  */
 
 import { spawnSync } from 'node:child_process'
-import { readdirSync } from 'node:fs'
+import { copyFileSync, readdirSync, readFileSync, statSync, truncateSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
-import type { ProtectedMachine } from '@secondsite/engine'
+import { openReplica, type PolicyInput, type ProtectedMachine } from '@secondsite/engine'
 import { describe, expect, it, vi } from 'vitest'
 import { MIB, Workplace } from './workplace.js'
 
@@ -26,12 +26,13 @@ function runWhole(folder: string, job: string): string[] {
 }
 
 /** A folder in which the machine is protected and, when asked for, replicating. */
-async function prepared(isReplicating: boolean): Promise<Workplace> {
+async function prepared({ isReplicating, policy }: Job): Promise<Workplace> {
   const place = new Workplace(seed)
   place.makeDisk('new.raw', 2 * MIB)
   const disks = [place.makeDisk('os.raw', 2 * MIB, 2 * MIB), place.makeDisk('data.raw', MIB)]
   await using engine = await place.open()
-  const machine = await place.enable(engine, disks)
+  copyFileSync(place.path('os.raw'), place.path('os.before'))
+  const machine = await place.enable(engine, disks, policy)
   if (isReplicating) await machine.startInitialReplication()
   return place
 }
@@ -76,44 +77,64 @@ async function removeData(machine: ProtectedMachine, place: Workplace): Promise<
   expect(left).toEqual(['data.raw'])
 }
 
+const SHRUNK_BYTES = 1024 * 1024 + 66_048
+
+/** Shrinks the disk unless that was done and accepted; older points keep their size. */
+async function shrinkOs(machine: ProtectedMachine, place: Workplace): Promise<void> {
+  truncateSync(place.path('os.raw'), SHRUNK_BYTES)
+  await machine.acceptShrink({ 'os.raw': SHRUNK_BYTES })
+  await goOn(machine)
+  expect(statSync(place.path('replica/os.raw.raw')).size).toBe(SHRUNK_BYTES)
+  await using replica = await openReplica({ directory: place.path('replica') })
+  const [oldest] = await replica.points()
+  await using view = await replica.openView({ point: oldest?.number ?? 0 })
+  const os = view.disks.find(({ name }) => name === 'os.raw')
+  const then = Buffer.from((await os?.read(0, os.sizeBytes)) ?? [])
+  expect(then.equals(readFileSync(place.path('os.before')))).toBe(true)
+}
+
 const BOTH = ['os.raw', 'data.raw']
 
-const jobs: {
+interface Job {
   readonly job: string
   readonly isReplicating: boolean
   readonly mayResync: boolean
+  readonly policy?: PolicyInput
   readonly disks?: readonly string[]
   readonly finish?: (machine: ProtectedMachine, place: Workplace) => Promise<void>
-}[] = [
+}
+
+const POINTS = { recoveryPoints: 4, recoveryPointIntervalSeconds: 1 }
+
+const jobs: readonly Job[] = [
   { job: 'initial', isReplicating: false, mayResync: false },
   { job: 'cycle', isReplicating: true, mayResync: false },
   { job: 'resync', isReplicating: true, mayResync: true },
   { job: 'add', isReplicating: true, mayResync: false, disks: [...BOTH, 'new.raw'], finish: addNew },
+  { job: 'shrink', isReplicating: true, mayResync: true, policy: POINTS, finish: shrinkOs },
   { job: 'remove', isReplicating: true, mayResync: false, disks: ['os.raw'], finish: removeData },
 ]
 
-describe.each(jobs)(
-  'a process that dies during $job',
-  ({ job, isReplicating, mayResync, disks = BOTH, finish }) => {
-    it('loses no byte, before whichever step it dies', async () => {
-      const rehearsal = await prepared(isReplicating)
-      const steps = runWhole(rehearsal.folder, job)
-      rehearsal.remove()
-      expect(steps.length).toBeGreaterThan(5)
-      for (const [index, name] of chosen(steps)) {
-        const place = await prepared(isReplicating)
-        const killed = run(place.folder, job, index + 1)
-        expect(killed.signal, `${name} (${index + 1})`).toBe('SIGKILL')
-        const engine = await place.open({ windowBytes: MIB / 2 })
-        const machine = engine.machine('web01')
-        if (!mayResync) expect((await machine.measure()).resyncReason, name).toBeNull()
-        await finish?.(machine, place)
-        await goOn(machine)
-        place.expectEqual(disks)
-        expect(await machine.verify(), name).toMatchObject({ equal: true })
-        await engine.close()
-        place.remove()
-      }
-    }, 600_000)
-  },
-)
+describe.each(jobs)('a process that dies during $job', (given) => {
+  const { job, mayResync, disks = BOTH, finish } = given
+  it('loses no byte, before whichever step it dies', async () => {
+    const rehearsal = await prepared(given)
+    const steps = runWhole(rehearsal.folder, job)
+    rehearsal.remove()
+    expect(steps.length).toBeGreaterThan(5)
+    for (const [index, name] of chosen(steps)) {
+      const place = await prepared(given)
+      const killed = run(place.folder, job, index + 1)
+      expect(killed.signal, `${name} (${index + 1})`).toBe('SIGKILL')
+      const engine = await place.open({ windowBytes: MIB / 2 })
+      const machine = engine.machine('web01')
+      if (!mayResync) expect((await machine.measure()).resyncReason, name).toBeNull()
+      await finish?.(machine, place)
+      await goOn(machine)
+      place.expectEqual(disks)
+      expect(await machine.verify(), name).toMatchObject({ equal: true })
+      await engine.close()
+      place.remove()
+    }
+  }, 600_000)
+})

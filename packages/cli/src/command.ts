@@ -12,7 +12,7 @@ import { logShow } from './log-show-command.js'
 import { errorText, type Output, PROGRESS_MODES, type ProgressMode } from './output.js'
 import { addPlanVerbs } from './plan-verbs.js'
 import { protect } from './protect-command.js'
-import { collect, seconds, words } from './protect-options.js'
+import { collect, seconds, shrinks, words } from './protect-options.js'
 import { addRecoveryVerbs } from './recovery-verbs.js'
 import { sync, verify } from './sync-command.js'
 
@@ -144,6 +144,15 @@ function protectVerb(program: Command): Command {
     .option('--quiesce-thaw <command>', 'ends what --quiesce-freeze has begun', words)
     .option('--quiesce-prepare <command>', 'run before, with nothing frozen: a checkpoint', words)
     .option('--quiesce-limit <time>', 'thawed after that, come what may: 1s to 60s, default 10s', seconds)
+    .option(
+      '--accept-shrink <disk=size>',
+      'this disk has become smaller, and is meant to have exactly this size now: os.raw=4GiB; once for each disk',
+      shrinks,
+    )
+    .option(
+      '--recreate-images',
+      'make images of the replica that were deleted or cut short anew; recovery points lose those disks',
+    )
     .option('--threshold <percent>', 'share of a disk that its logs may reach, default 50', wholeNumber)
     .addOption(
       new Option('--flush-mode <mode>', 'what a FLUSH makes durable, default disk').choices(['disk', 'log']),

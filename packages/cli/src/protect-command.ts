@@ -45,18 +45,23 @@ export async function protect(
   startCopy(machine)
   const cut = (): void => void cutNow(machine, show)
   process.on('SIGUSR2', cut)
-  await show.untilStopped(machine, nbd)
+  await recreateImages(machine, request)
+  await show.untilStopped(machine, nbd, (now) => acceptAnnounced(machine, request, now))
   process.removeListener('SIGUSR2', cut)
   notifyService('STOPPING=1')
   return EXIT.ok
 }
 
 /** The machine of that name, with the settings given now; it is enabled when there is none. */
-async function takeMachine(engine: Engine, { machine: wanted }: ProtectRequest): Promise<ProtectedMachine> {
+async function takeMachine(
+  engine: Engine,
+  { machine: wanted, acceptShrink }: ProtectRequest,
+): Promise<ProtectedMachine> {
   const known = engine.machines.find((one) => one.name === wanted.name)
   if (known === undefined) return engine.enable(wanted)
   refuseOther(known, wanted)
   await known.configure(wanted.policy ?? {})
+  if (Object.keys(acceptShrink).length > 0) await known.acceptShrink(acceptShrink)
   if (known.disks.length === 0) await known.resume()
   return known
 }
@@ -90,6 +95,28 @@ async function cutNow(machine: ProtectedMachine, show: Display): Promise<void> {
     if (!isSecondsiteError(error)) throw error
     show.refused(error)
   }
+}
+
+/** A disk that shrinks while this runs, to the size that was announced. One of another size has stopped the machine for good. */
+async function acceptAnnounced(
+  machine: ProtectedMachine,
+  { acceptShrink }: ProtectRequest,
+  { measurement }: Look,
+): Promise<void> {
+  const isStopped = measurement.lastError?.code === 'DISK_SIZE_DIFFERS'
+  if (!isStopped || Object.keys(acceptShrink).length === 0) return
+  await machine.acceptShrink(acceptShrink).catch((error: unknown) => {
+    if (!isSecondsiteError(error)) throw error
+  })
+}
+
+/** Only where that is what stopped the machine: nothing else is to be compared as a whole. */
+async function recreateImages(machine: ProtectedMachine, request: ProtectRequest): Promise<void> {
+  const { lastError } = await machine.measure()
+  if (!request.recreateImages || lastError?.code !== 'REPLICA_IMAGE_LOST') return
+  machine.resynchronize({ recreateImages: true }).catch((error: unknown) => {
+    if (!isSecondsiteError(error)) throw error
+  })
 }
 
 function sayReady(readyFd: number | undefined): void {
@@ -144,13 +171,18 @@ class Display {
     this.#invocation.output.warn(`no cut: ${error.code}: ${error.message}`)
   }
 
-  /** Shows the machine until the command is stopped. */
-  async untilStopped(machine: ProtectedMachine, nbd: NbdExport): Promise<void> {
+  /** Shows the machine until the command is stopped. @param onLook - called with each look */
+  async untilStopped(
+    machine: ProtectedMachine,
+    nbd: NbdExport,
+    onLook: (now: Look) => Promise<void>,
+  ): Promise<void> {
     const { signal } = this.#invocation
     let before = await look(machine, nbd)
     while (!signal.aborted) {
       const now = await look(machine, nbd)
       this.#status(now, before)
+      await onLook(now)
       before = now
       await pause(this.#painter ? DRAW_MS : LINE_MS, signal)
     }

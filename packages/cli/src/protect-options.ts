@@ -39,6 +39,8 @@ export interface ProtectGiven {
   readonly tlsKey?: string
   readonly tlsClientCa?: string
   readonly readyFd?: number
+  readonly acceptShrink?: Readonly<Record<string, number>>
+  readonly recreateImages?: boolean
 }
 
 /** What `protect` does. */
@@ -47,6 +49,10 @@ export interface ProtectRequest {
   readonly machine: EnableRequest
   readonly nbd: NbdOptions
   readonly readyFd: number | undefined
+  /** Bytes of disks that have shrunk, by their names. */
+  readonly acceptShrink: Readonly<Record<string, number>>
+  /** Whether images of the replica that are lost are made anew. */
+  readonly recreateImages: boolean
 }
 
 const RESYNC = {
@@ -63,6 +69,8 @@ export function protectRequest(disks: readonly string[], given: ProtectGiven): P
     machine: { name, disks, replica: { directory: given.replica }, policy: policyOf(given) },
     nbd: nbdOf(given),
     readyFd: given.readyFd,
+    acceptShrink: given.acceptShrink ?? {},
+    recreateImages: given.recreateImages ?? false,
   }
 }
 
@@ -144,6 +152,20 @@ function nbdOf({ nbd: listen, spin, tlsCert, tlsKey, tlsClientCa }: ProtectGiven
       ? {}
       : { tls: { certificatePath: tlsCert, keyPath: tlsKey ?? '', ...authority } }),
   }
+}
+
+const UNIT_BYTES = { '': 1, KiB: 2 ** 10, MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 } as const
+
+/** `os.raw=4GiB` or `os.raw=4294967296`, once for each disk. */
+export function shrinks(
+  text: string,
+  before: Readonly<Record<string, number>> = {},
+): Readonly<Record<string, number>> {
+  const [, disk, count, unit = ''] = /^(.+)=(\d{1,16})(KiB|MiB|GiB|TiB)?$/.exec(text) ?? []
+  const bytes = Number(count) * UNIT_BYTES[unit as keyof typeof UNIT_BYTES]
+  if (disk === undefined || !Number.isSafeInteger(bytes) || bytes === 0 || bytes % 512 !== 0)
+    throw new InvalidArgumentError('A disk and the size it has now are needed, such as os.raw=4GiB.')
+  return { ...before, [disk]: bytes }
 }
 
 const UNIT_SECONDS = { s: 1, m: 60, min: 60, h: 3600 } as const

@@ -8,6 +8,7 @@
 import { resolve } from 'node:path'
 import { FolderReplica } from './apply/folder-replica.js'
 import { type Clock, systemClock } from './clock.js'
+import { closeInOrder } from './closing.js'
 import { SecondsiteError } from './errors.js'
 import { FrozenCuts } from './frozen-cuts.js'
 import { WorkerPool } from './pool/pool.js'
@@ -24,6 +25,7 @@ import { type Policy, type PolicyInput, parsePolicy } from './protection/policy.
 import { ProtectedMachine } from './protection/protected-machine.js'
 import { FreezeMarks } from './quiesce/freeze-marks.js'
 import { withReplica } from './protection/replica-link.js'
+import { pendingShrink } from './protection/shrinking.js'
 import { type Random, systemRandom } from './random.js'
 import type { ReplicationState } from './states.js'
 import { DiskStore } from './store/disk-store.js'
@@ -284,29 +286,37 @@ export class Engine implements AsyncDisposable {
     for (const replica of this.#replicas.values()) await replica.settled()
   }
 
-  /** Closes machines, replicas, workers and the state directory, in this order; calling it again does nothing. */
+  /**
+   * Closes machines, replicas, workers and the state directory, in this order, each of them whatever becomes of the others; calling
+   * it again does nothing.
+   * @throws what kept the only one that failed from being closed in order; {CLOSE_FAILED} with the failures of several. Nothing
+   *   is open or locked any more
+   */
   async close(): Promise<void> {
-    for (const machine of this.#machines.values()) if (!machine.isDisabled) await machine.close()
-    await this.#closeRest()
+    await this.#closeAll((machine) => (machine.isDisabled ? Promise.resolve() : machine.close()))
   }
 
   /** Drops everything as the death of the process would; for tests. */
   async abandon(): Promise<void> {
-    for (const machine of this.#machines.values()) await machine.abandon()
-    await this.#closeRest()
+    await this.#closeAll((machine) => machine.abandon())
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close()
   }
 
-  async #closeRest(): Promise<void> {
+  async #closeAll(closeMachine: (machine: ProtectedMachine) => Promise<void>): Promise<void> {
+    const machines = [...this.#machines.values()]
+    const replicas = [...this.#replicas.values()]
     this.#machines.clear()
-    for (const replica of this.#replicas.values()) await replica.close()
     this.#replicas.clear()
-    await this.#cuts.close()
-    await this.#pool.close()
-    await this.#store.close()
+    await closeInOrder([
+      ...machines.map((machine) => () => closeMachine(machine)),
+      ...replicas.map((replica) => () => replica.close()),
+      () => this.#cuts.close(),
+      () => this.#pool.close(),
+      () => this.#store.close(),
+    ])
   }
 
   #machineRow(machineId: string, name: string, policy: Policy, directory: string) {
@@ -350,10 +360,13 @@ export class Engine implements AsyncDisposable {
   }
 
   #openDisk(
-    { path, name, diskId, trackingDirectory, isExpected }: OpenableDisk,
+    { path, name, diskId, trackingDirectory, isExpected, shrinkJson }: OpenableDisk,
     policy: Policy,
   ): Promise<TrackedDisk> {
-    const options = { path, name, diskId, trackingDirectory, flushMode: policy.flushMode, isExpected }
+    const shrink = pendingShrink({ shrinkJson })
+    const size = shrink ? { acceptedShrinkBytes: shrink.toBytes, isGrowthDeferred: true } : {}
+    const { flushMode } = policy
+    const options = { path, name, diskId, trackingDirectory, flushMode, isExpected, ...size }
     return TrackedDisk.open(options, this.#pool)
   }
 
@@ -400,6 +413,8 @@ export class Engine implements AsyncDisposable {
       diskPaths: disks.map(({ path }) => path),
       disks: [],
       copies: new Map(),
+      shrinking: new Map(),
+      recreating: new Set(),
       openDisks: async () => this.#openDisks(await this.#store.disks(machineId), context.policy),
       openDisk: (disk) => this.#openDisk(disk, context.policy),
       policy,

@@ -63,6 +63,11 @@ export const ERROR_TABLE = {
     'The operating system refused access to a file or folder.',
     'Give this user read and write permission on the path, or run as its owner.',
   ),
+  CLOSE_FAILED: final(
+    'failed',
+    'Several parts of an engine could not be closed in order; all of them are closed.',
+    'Repair what the failures name, and open the engine again: it recovers as after the death of the process.',
+  ),
   DIGEST_MISMATCH: final(
     'failed',
     'Source and replica differ after a resynchronization, or at a verify.',
@@ -121,7 +126,7 @@ export const ERROR_TABLE = {
   DISK_SIZE_DIFFERS: final(
     'invalidParameter',
     'A disk has another size than its replica, or than when it was protected.',
-    'Bring both to one size; a disk that was resized is disabled and enabled again.',
+    'Bring both to one size. A disk that has shrunk, and was meant to, is accepted at its size: acceptShrink, or protect --accept-shrink DISK=BYTES.',
   ),
   DISK_SIZE_UNALIGNED: final(
     'invalidParameter',
@@ -500,6 +505,11 @@ export const ERROR_TABLE = {
     'invalidState',
     'The replica has been failed over: it takes nothing from this primary any more.',
     'Find out which side is active. Cancel the failover to replicate again, or reverse replication.',
+  ),
+  REPLICA_IMAGE_LOST: final(
+    'failed',
+    'The image of a disk of the replica was deleted or cut short by somebody.',
+    'Put that very file back and resume. If it is gone for good, resynchronize with recreateImages (protect --recreate-images): the disk is copied anew, and recovery points show the other disks alone.',
   ),
   REPLICA_INVALID_STATE: final(
     'invalidState',

@@ -2,7 +2,7 @@
  * Primary and replica work carried out for real: by workers of the pool and by the native core.
  */
 
-import { open, statfs } from 'node:fs/promises'
+import { statfs } from 'node:fs/promises'
 import { fromSystemError } from './errors.js'
 import type { FrozenCuts } from './frozen-cuts.js'
 import type { ReplicaWork } from './apply/replica-work.js'
@@ -15,6 +15,7 @@ import type { PrimaryWork } from './protection/machine-context.js'
 import { toPairs } from './ranges.js'
 import { endExpiredTests } from './recovery/test-life.js'
 import { RecoveryStore } from './store/recovery-store.js'
+import { growImage, imageSizeBytes, shrinkImage } from './store/image-file.js'
 import { exportDisks } from './track/tracked-disk.js'
 
 /** Called with the name of a step just before it. */
@@ -71,21 +72,6 @@ async function roomBytes(directory: string): Promise<number> {
   }
 }
 
-async function growImage(path: string, sizeBytes: number): Promise<void> {
-  try {
-    const image = await open(path, 'r+')
-    try {
-      if ((await image.stat()).size >= sizeBytes) return
-      await image.truncate(sizeBytes)
-      await image.datasync()
-    } finally {
-      await image.close()
-    }
-  } catch (error) {
-    throw fromSystemError(error, { operation: 'grow', path, fullCode: 'REPLICA_DISK_FULL' })
-  }
-}
-
 /** A view has two files open for each; a point that is saved for at every cycle would gather hundreds. */
 const UNDO_SEGMENTS_MAX = 16
 
@@ -102,7 +88,9 @@ export function replicaWork(pool: WorkerPool, step: StepObserver): ReplicaWork {
     createImage: async (path, sizeBytes) => {
       await run('createImage', path, sizeBytes)
     },
+    imageSizeBytes,
     growImage,
+    shrinkImage,
     decodeFrame: async (body, { path, offset, rawBytes }) => {
       // A received body owns its buffer, so it is moved to the worker instead of copied.
       await pool.run(
@@ -119,6 +107,9 @@ export function replicaWork(pool: WorkerPool, step: StepObserver): ReplicaWork {
     },
     measureLogs: async (imagePath, logPaths) =>
       (await run('measureLogs', imagePath, [...logPaths])) as NativeChurn,
+    saveUndoRange: async (imagePath, range, place) => {
+      await run('saveUndoRanges', imagePath, toPairs([range]), place)
+    },
     undoPoints: async (undoDirectory) => {
       const { points } = (await run('undoSummary', undoDirectory, false)) as NativeUndoSummary
       return points.map(({ point }) => point)

@@ -62,8 +62,11 @@ export class FolderReplica implements Transport {
   async close(): Promise<void> {
     const open = this.#open
     this.#open = undefined
-    await open?.service.settled()
-    await open?.store.close()
+    try {
+      await open?.service.settled()
+    } finally {
+      await open?.store.close()
+    }
   }
 
   /** A store whose file has gone while it was open would go on in one that nobody can find. */

@@ -20,6 +20,13 @@ import { HOUR_MS } from '../units.js'
 import type { ReplicaWork, UndoPlace } from './replica-work.js'
 import { expiredPoints, isPointDue, type KeptPoint } from './retention.js'
 
+/** A disk that shrinks once everything else is applied. */
+export interface DueShrink {
+  /** As it was before. */
+  readonly disk: ReplicaDisk
+  readonly toBytes: number
+}
+
 export class PointKeeper {
   readonly #store: ReplicaStore
   readonly #recovery: RecoveryStore
@@ -39,7 +46,12 @@ export class PointKeeper {
    * Marks shipments as being applied, and saves what they will overwrite for the newest kept point.
    * @throws {REPLICA_FAILED_OVER, REPLICA_DISK_FULL, LOG_WRITE_FAILED}: no image has changed
    */
-  async begin(cycles: readonly Receipt[], disks: readonly ReplicaDisk[], logs: readonly SpooledLog[]) {
+  async begin(
+    cycles: readonly Receipt[],
+    disks: readonly ReplicaDisk[],
+    logs: readonly SpooledLog[],
+    shrinks: readonly DueShrink[],
+  ): Promise<void> {
     const numbers = cycles.map((cycle) => cycle.cycleNumber)
     const point = await this.#recovery.beginApply(numbers, (points, latest, settings) => {
       const candidate = { cutTimeMs: latest.cutTimeMs, isOrdinary: latest.pointKind === 'crash-consistent' }
@@ -48,6 +60,10 @@ export class PointKeeper {
     if (point === null) return
     await this.#work.step('apply.before-saving')
     await Promise.all(disks.map((disk) => this.#save(disk, point, logs)))
+    for (const { disk, toBytes: offset } of shrinks) {
+      const range = { offset, lengthBytes: disk.sizeBytes - offset }
+      await this.#work.saveUndoRange(disk.imagePath, range, this.#placeOf(disk, point))
+    }
   }
 
   async #save(disk: ReplicaDisk, point: number, logs: readonly SpooledLog[]): Promise<void> {

@@ -4,17 +4,18 @@
  * All shipments up to the newest delta (or batch of initial replication) are one step: marked as applying, what they
  * overwrite saved for the newest recovery point, written to every disk, synced, marked as applied, and only then removed
  * from the spool. Logs are idempotent, so a step that was
- * cut short is done again from its start.
+ * cut short is done again from its start. A disk that shrinks with it keeps its size until its logs are in the image.
  */
 
 import { join } from 'node:path'
 import type { Clock } from '../clock.js'
+import { parseShrinks } from '../disk-shrink.js'
 import { isSecondsiteError, toPlainError } from '../errors.js'
 import { InsightStore } from '../store/insight-store.js'
 import type { Receipt, ReplicaDisk, SpooledLog } from '../store/replica-schema.js'
 import type { ReplicaStore } from '../store/replica-store.js'
 import { ChurnMeter } from './churn-meter.js'
-import { PointKeeper } from './point-keeper.js'
+import { type DueShrink, PointKeeper } from './point-keeper.js'
 import type { ReplicaWork } from './replica-work.js'
 import { Spool } from './spool.js'
 
@@ -47,8 +48,14 @@ export class ReplicaApplier {
     if (last === undefined) return undefined
     const logs = await this.#logsOf(cycles)
     const disks = await this.#store.disks()
+    const shrinks = dueShrinks(cycles, disks)
     await this.#work.step('apply.before-marking')
-    await this.#applyAll(disks, logs, () => this.#begin(cycles, disks, logs))
+    await this.#applyAll(disks, logs, async () => {
+      // What a crash has cut off: logs from before the shrink reach to the old end.
+      for (const { disk } of shrinks) await this.#work.growImage(disk.imagePath, disk.sizeBytes)
+      await this.#begin(cycles, disks, logs, shrinks)
+    })
+    await this.#shrink(shrinks)
     await this.#work.step('apply.before-watermark')
     await this.#store.markApplied(cycles.map((cycle) => cycle.cycleNumber))
     await this.#work.step('apply.before-cleaning')
@@ -61,8 +68,9 @@ export class ReplicaApplier {
     cycles: readonly Receipt[],
     disks: readonly ReplicaDisk[],
     logs: readonly SpooledLog[],
+    shrinks: readonly DueShrink[],
   ): Promise<void> {
-    await this.#keeper.begin(cycles, disks, logs)
+    await this.#keeper.begin(cycles, disks, logs, shrinks)
     await this.#meter.measure(cycles, disks, logs).catch(() => {})
   }
 
@@ -122,6 +130,16 @@ export class ReplicaApplier {
     }
   }
 
+  /** Everything from before is in the images, and what points need of the end is saved. */
+  async #shrink(shrinks: readonly DueShrink[]): Promise<void> {
+    for (const { disk, toBytes } of shrinks) {
+      await this.#work.step('apply.before-noting-size')
+      await this.#store.markImage(disk.diskId, toBytes)
+      await this.#work.step('apply.before-shrinking')
+      await this.#work.shrinkImage(disk.imagePath, toBytes)
+    }
+  }
+
   async #applyTo(disk: ReplicaDisk, logs: readonly SpooledLog[]): Promise<void> {
     const paths = logs.filter((log) => log.diskId === disk.diskId).map((log) => log.path)
     if (paths.length > 0) await this.#work.applyLogs(disk.imagePath, paths)
@@ -149,6 +167,18 @@ export class ReplicaApplier {
       this.spool.remove({ log: log.path, index: log.indexPath })
     await this.#store.forgetLogs(logs.map((log) => log.logId))
   }
+}
+
+/** The shrinks that shipments bring and that were not carried out. */
+function dueShrinks(cycles: readonly Receipt[], disks: readonly ReplicaDisk[]): DueShrink[] {
+  const all = cycles.flatMap(({ shrinksJson }) => parseShrinks(shrinksJson))
+  return disks.flatMap((disk) => {
+    const due = all.filter(({ diskId, shrinkId, toBytes }) => {
+      return diskId === disk.diskId && shrinkId !== disk.lastShrinkId && toBytes < disk.sizeBytes
+    })
+    const last = due.at(-1)
+    return last ? [{ disk, toBytes: last.toBytes }] : []
+  })
 }
 
 /** Reading a log can fail by its medium and work later; every other trouble with it stays. */

@@ -14,6 +14,7 @@ import type { Clock } from '../clock.js'
 import type { Channel } from '../transport/channel.js'
 import { errorMessage } from '../transport/messages.js'
 import type { ReplicaStore } from '../store/replica-store.js'
+import { ImageKeeper } from './image-keeper.js'
 import { ReplicaApplier } from './replica-applier.js'
 import { ReplicaSession } from './replica-session.js'
 import type { ReplicaWork } from './replica-work.js'
@@ -22,12 +23,14 @@ export class ReplicaService {
   readonly store: ReplicaStore
   readonly #work: ReplicaWork
   readonly #applier: ReplicaApplier
+  readonly #images: ImageKeeper
   #turn: Promise<void> = Promise.resolve()
 
   constructor(store: ReplicaStore, work: ReplicaWork, clock: Clock) {
     this.store = store
     this.#work = work
     this.#applier = new ReplicaApplier(store, work, clock)
+    this.#images = new ImageKeeper(store, work, clock)
   }
 
   /** Applies what an earlier process had received and not applied. Call it once before {@link serve}. */
@@ -48,7 +51,8 @@ export class ReplicaService {
   }
 
   async #serve(channel: Channel): Promise<void> {
-    const session = new ReplicaSession(channel, this.store, this.#work, this.#applier)
+    const parts = { work: this.#work, applier: this.#applier, images: this.#images }
+    const session = new ReplicaSession(channel, this.store, parts)
     try {
       await session.run()
     } catch (error) {

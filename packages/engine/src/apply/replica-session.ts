@@ -7,10 +7,11 @@
  */
 
 import { join } from 'node:path'
+import { type DiskShrink, shrinksText } from '../disk-shrink.js'
 import { type ErrorDetails, SecondsiteError } from '../errors.js'
-import type { Receipt, ReplicaDisk } from '../store/replica-schema.js'
+import type { Receipt } from '../store/replica-schema.js'
 import { lastTestFailoverMs } from '../store/recovery-store.js'
-import type { ReplicaStore } from '../store/replica-store.js'
+import type { Claim, ReplicaStore } from '../store/replica-store.js'
 import type { Channel } from '../transport/channel.js'
 import {
   type AnyMessage,
@@ -20,6 +21,7 @@ import {
   NOTICES_MAX,
   PROTOCOL_VERSION,
 } from '../transport/messages.js'
+import type { ImageKeeper } from './image-keeper.js'
 import { IncomingLog } from './incoming-log.js'
 import type { ReplicaApplier } from './replica-applier.js'
 import type { ReplicaEvent, ReplicaWork } from './replica-work.js'
@@ -30,11 +32,19 @@ const CHAIN_START = '00000000-0000-0000-0000-000000000000'
 /** Frames being decoded at once, at most. */
 const FRAMES_DECODING_MAX = 4
 
+/** What sessions of one replica share. */
+export interface SessionParts {
+  readonly work: ReplicaWork
+  readonly applier: ReplicaApplier
+  readonly images: ImageKeeper
+}
+
 export class ReplicaSession {
   readonly #channel: Channel
   readonly #store: ReplicaStore
   readonly #work: ReplicaWork
   readonly #applier: ReplicaApplier
+  readonly #images: ImageKeeper
   readonly #incoming = new Map<string, IncomingLog>()
   readonly #decoding: Promise<void>[] = []
   #applying: Promise<void> = Promise.resolve()
@@ -45,11 +55,12 @@ export class ReplicaSession {
   /** The shipment that arrives begins the chains of all disks anew. */
   #isRebase = false
 
-  constructor(channel: Channel, store: ReplicaStore, work: ReplicaWork, applier: ReplicaApplier) {
+  constructor(channel: Channel, store: ReplicaStore, parts: SessionParts) {
     this.#channel = channel
     this.#store = store
-    this.#work = work
-    this.#applier = applier
+    this.#work = parts.work
+    this.#applier = parts.applier
+    this.#images = parts.images
   }
 
   /** Serves until the primary closes the channel. @throws what must be told to the primary as an error */
@@ -105,11 +116,9 @@ export class ReplicaSession {
       }
     })
     const recoveryJson = recovery ? JSON.stringify(recovery) : null
-    const claim = { relationshipId, machine, fencingNumber, recoveryJson, disks }
+    const claim = { relationshipId, machine, fencingNumber, recoveryJson, disks, shrinks: shrinksOf(hello) }
     await this.#store.claim({ ...claim, failoverSettingsJson: failoverSettings })
-    const claimed = new Set(disks.map(({ diskId }) => diskId))
-    // The image of a disk that has left is its owner's business.
-    for (const disk of await this.#store.disks()) if (claimed.has(disk.diskId)) await this.#ensureImage(disk)
+    await this.#ensureImages(hello)
     const applied = await this.#applier.applyReceived() // What an earlier conversation could not bring into the images.
     if (applied?.kind === 'delta') await this.#caughtUp()
     await this.#applier.cleanApplied()
@@ -132,14 +141,11 @@ export class ReplicaSession {
     await insight.markTold(rows.map(({ noticeId }) => noticeId)).catch(() => {})
   }
 
-  /**
-   * The image of a disk comes into being once, and grows with it; one that is there without the store's word is somebody
-   * else's.
-   */
-  async #ensureImage(disk: ReplicaDisk): Promise<void> {
-    if (disk.isImageCreated) return this.#work.growImage(disk.imagePath, disk.sizeBytes)
-    await this.#work.createImage(disk.imagePath, disk.sizeBytes)
-    await this.#store.markImageCreated(disk.diskId)
+  /** The image of a disk that has left is its owner's business. */
+  async #ensureImages(hello: HeaderOf<'hello'>): Promise<void> {
+    const claimed = new Map(hello.disks.map((disk) => [disk.diskId, disk]))
+    const own = (await this.#store.disks()).filter(({ diskId }) => claimed.has(diskId))
+    await this.#images.ensure(own, (diskId) => claimed.get(diskId)?.mayRecreateImage === true)
   }
 
   async #position() {
@@ -168,6 +174,7 @@ export class ReplicaSession {
     if (begin.kind === 'resync') await this.#moved('resyncStarted', 'a batch arrives')
     await this.#applier.discardUnfinished(begin.key)
     const { key: cycleNumber, kind, cutTimeMs, pointKind, groupPointId } = begin
+    const shrinksJson = shrinksText(await this.#checkShrinks(begin))
     const logs = begin.logs.map((log) => {
       const { log: path, index: indexPath } = this.#applier.spool.paths(cycleNumber, log.logId)
       const { logId, diskId, previousLogId, logSizeBytes, indexSizeBytes } = log
@@ -193,6 +200,7 @@ export class ReplicaSession {
       cutTimeMs,
       pointKind,
       groupPointId,
+      shrinksJson,
       receivedMs: null,
       appliedMs: null,
     }
@@ -204,6 +212,18 @@ export class ReplicaSession {
       this.#incoming.set(row.logId, log)
     }
     this.#applier.spool.syncDirectory()
+  }
+
+  /** A cut alone makes images smaller, and of disks that are here. */
+  async #checkShrinks({ kind, shrinks }: HeaderOf<'shipment-begin'>): Promise<readonly DiskShrink[]> {
+    const known = new Set((await this.#store.disks()).map(({ diskId }) => diskId))
+    for (const { diskId, fromBytes, toBytes } of shrinks) {
+      if (kind !== 'delta') throw protocolError(`a shipment of kind ${kind} makes no disk smaller`)
+      if (!known.has(diskId)) throw protocolError(`disk ${diskId}, which is to shrink, is not here`)
+      if (fromBytes <= toBytes)
+        throw protocolError(`disk ${diskId} shrinks from ${fromBytes} to ${toBytes} bytes`)
+    }
+    return shrinks
   }
 
   /** The first log of each disk must follow the newest received one, unless the chain begins anew. */
@@ -343,6 +363,10 @@ export class ReplicaSession {
     const spoolBytes = spool.reduce((total, log) => total + log.logDurableBytes + log.indexDurableBytes, 0)
     await this.#channel.send(message('status', { key, receivedShipment, appliedShipment, spoolBytes }))
   }
+}
+
+function shrinksOf({ disks }: HeaderOf<'hello'>): NonNullable<Claim['shrinks']> {
+  return new Map(disks.flatMap(({ diskId, shrink }) => (shrink ? [[diskId, shrink] as const] : [])))
 }
 
 function protocolError(text: string): SecondsiteError {

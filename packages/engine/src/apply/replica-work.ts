@@ -43,8 +43,12 @@ export interface UndoPlace {
 export interface ReplicaWork {
   /** Creates an image of zeros that must not exist yet. */
   createImage(path: string, sizeBytes: number): Promise<void>
+  /** Bytes of an image; null when it is gone, undefined of what is no file. */
+  imageSizeBytes(path: string): Promise<number | null | undefined>
   /** Makes an image as large as this, durably, if it is smaller. */
   growImage(path: string, sizeBytes: number): Promise<void>
+  /** Makes an image as small as this, durably, if it is larger. */
+  shrinkImage(path: string, sizeBytes: number): Promise<void>
   /** Decodes a frame, checks it and writes it to its place. */
   decodeFrame(body: Uint8Array, target: FrameTarget): Promise<void>
   /** Checks a spooled log completely, its entries against the size of the disk. */
@@ -53,6 +57,8 @@ export interface ReplicaWork {
   saveUndo(imagePath: string, logPaths: readonly string[], place: UndoPlace): Promise<void>
   /** Measures what verified logs will bring to an image. */
   measureLogs(imagePath: string, logPaths: readonly string[]): Promise<NativeChurn>
+  /** Saves, durably, what stands in a range of an image and the point does not hold yet. */
+  saveUndoRange(imagePath: string, range: ByteRange, place: UndoPlace): Promise<void>
   /** Points that files in an undo folder belong to, ascending. */
   undoPoints(undoDirectory: string): Promise<number[]>
   /** Points of an undo folder with a view that is open in some process. */

@@ -61,6 +61,12 @@ export const EVENTS = {
   logsCoalesced: [40013, 'warning', 'logs reached the threshold and were coalesced'],
   diskRecovered: [40014, 'information', 'a disk was recovered after it had not been closed'],
   diskGrown: [40015, 'information', 'a disk has grown'],
+  diskShrunk: [40016, 'warning', 'a disk has shrunk, which was accepted'],
+  imagesRecreated: [
+    40017,
+    'warning',
+    'images of the replica were lost and are made anew; points without them show less',
+  ],
   diskAdded: [40020, 'information', 'a disk joined the machine and is being copied'],
   diskCopied: [40021, 'information', 'a disk that joined is copied: the cuts of the machine hold for it'],
   diskRemoved: [40022, 'information', 'a disk left the machine'],

@@ -79,6 +79,8 @@ export interface OpenableDisk {
   readonly path: string
   readonly trackingDirectory: string
   readonly isExpected: boolean
+  /** A shrink that was accepted, `DiskShrink`; null for none. */
+  readonly shrinkJson: string | null
 }
 
 /** How far the first copy of a disk is: it is under way, or a cut behind it is still to be applied. */
@@ -96,6 +98,10 @@ export interface MachineContext {
   openDisk(disk: OpenableDisk): Promise<TrackedDisk>
   /** Disks whose first copy is not behind them, by their ids; no cut holds for them yet. */
   readonly copies: Map<string, CopyState>
+  /** Sizes that replicas still have of disks that have shrunk, by the ids of the disks. */
+  readonly shrinking: Map<string, number>
+  /** Disks whose lost images may be made anew in the present conversation, by their ids. */
+  readonly recreating: Set<string>
   policy: Policy
   /** When the replica's last test failover began, as it said last; null before the first, undefined where it has not said. */
   lastTestFailoverMs?: number | null | undefined

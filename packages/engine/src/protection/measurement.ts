@@ -59,6 +59,8 @@ export interface DiskMeasurement {
   readonly changedBytes: number
   /** Its first copy: under way, done but for a cut behind it, or behind it, so that the cuts of the machine hold for it. */
   readonly copyState: CopyState | 'copied'
+  /** Bytes that its replica still has, where the disk has shrunk and that is accepted; null otherwise. */
+  readonly shrinkingFromBytes: number | null
   /** Longest time a cut held writes, in nanoseconds. */
   readonly holdNsMax: number
 }
@@ -124,6 +126,7 @@ function measureDisk(context: MachineContext, disk: TrackedDisk): DiskMeasuremen
     mode: status.mode,
     changedBytes: status.changedBytes,
     copyState: context.copies.get(disk.diskId) ?? 'copied',
+    shrinkingFromBytes: context.shrinking.get(disk.diskId) ?? null,
     holdNsMax: status.maxHoldNs,
   }
 }

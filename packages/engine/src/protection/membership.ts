@@ -63,7 +63,7 @@ export async function addDisk(
   await context.members.add(row)
   try {
     await context.work.step('disk.before-opening')
-    const disk = await context.openDisk({ ...row, isExpected: false })
+    const disk = await context.openDisk({ ...row, isExpected: false, shrinkJson: null })
     if (isClosed()) await closeLate(context, disk)
     context.copies.set(row.diskId, 'copying')
     context.disks = [...context.disks, disk]

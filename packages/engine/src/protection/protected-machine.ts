@@ -8,7 +8,7 @@
  */
 
 import { basename } from 'node:path'
-import { asSecondsiteError, type SecondsiteError } from '../errors.js'
+import { asSecondsiteError, type ErrorCode, type SecondsiteError } from '../errors.js'
 import type { ReplicationState } from '../states.js'
 import type { Machine } from '../store/state-schema.js'
 import type { DiskInput } from '../track/disk-input.js'
@@ -17,6 +17,7 @@ import { closeDisks, type DiskRecovery, type TrackedDisk } from '../track/tracke
 import { removeTrackingFiles } from '../track/tracking-files.js'
 import { GroupMember } from './group-member.js'
 import { Jobs } from './jobs.js'
+import { recreateLostImages } from './lost-images.js'
 import type { MachineContext } from './machine-context.js'
 import { MachineRecord } from './machine-record.js'
 import type { Trigger } from './machine.js'
@@ -29,6 +30,7 @@ import { type CycleOptions, type CycleReport, type JobOptions, ReplicationWork }
 import type { ResyncReport } from './resynchronization.js'
 import { Scheduler } from './scheduler.js'
 import { reconcile } from './shipping.js'
+import { acceptShrinks, noteShrinks } from './shrinking.js'
 import { isOverThreshold } from './threshold.js'
 import type { VerifyReport } from './verification.js'
 import { checkStartTime } from './window.js'
@@ -37,6 +39,11 @@ import { checkStartTime } from './window.js'
 export interface ResynchronizeOptions extends JobOptions {
   /** Begin at zero even where an interrupted pass could be continued; default false. */
   readonly restart?: boolean
+  /**
+   * Makes images of the replica that are lost (deleted or cut short by somebody) anew: their disks are compared as a whole, and
+   * the recovery points of the machine show the other disks alone; default false, and refused with REPLICA_IMAGE_LOST.
+   */
+  readonly recreateImages?: boolean
   /** Unix milliseconds at which to begin, at most 7 days ahead; default now. */
   readonly startTimeMs?: number
 }
@@ -229,10 +236,12 @@ export class ProtectedMachine {
    * @throws {INVALID_STATE, WINDOW_TOO_FAR, DIGEST_MISMATCH, ABORTED}
    */
   async resynchronize(options: ResynchronizeOptions = {}): Promise<ResyncReport | undefined> {
-    const { startTimeMs, restart = false } = options
+    const { startTimeMs, restart = false, recreateImages = false } = options
     this.#requireDisks()
     if (startTimeMs !== undefined) return this.#scheduleResync(startTimeMs)
     await this.#jobs.stop()
+    if (recreateImages)
+      return this.#jobs.run(options.signal, (signal) => this.#recreateImages({ ...options, signal }))
     await this.#work.askForResync()
     return this.#verb('resynchronize', options, (job) => this.#work.resync(restart, job))
   }
@@ -300,10 +309,33 @@ export class ProtectedMachine {
   /**
    * Looks whether disks have grown; the replica follows before the next cut, and nothing is compared but a new range that
    * holds data. It happens every few seconds by itself.
-   * @throws {DISK_SIZE_DIFFERS} when a disk has shrunk: tracking goes on with the size it had
+   * @throws {DISK_SIZE_DIFFERS} when a disk has shrunk: tracking goes on with the size it had, see {@link acceptShrink}
    */
   async noticeGrowth(): Promise<void> {
-    for (const disk of this.#context.disks) if (await disk.grow()) await this.#noteSize(disk)
+    for (const disk of this.#context.disks)
+      if (!this.#context.shrinking.has(disk.diskId) && (await disk.grow())) await this.#noteSize(disk)
+  }
+
+  /**
+   * Accepts that disks have shrunk, each to the size that is named for it, and goes on where that had stopped the machine. The
+   * replica follows with the next cut, and saves for its recovery points what it cuts off. Nothing is compared, unless a disk shrank
+   * while it was not tracked. Clients that are connected see the new size when they connect again.
+   *
+   * What has not shrunk is passed over, so a repetition is harmless.
+   * @param sizes - bytes by the name of the disk
+   * @throws {INVALID_STATE, OPTION_OUT_OF_RANGE}
+   * @throws {DISK_SIZE_DIFFERS} when a disk has another size than that, as a wrong one has; nothing has changed
+   */
+  async acceptShrink(sizes: Readonly<Record<string, number>>): Promise<void> {
+    this.#record.require(LIVE_STATES, 'acceptShrink')
+    await this.#jobs.stop()
+    const accepted = await this.#jobs.run(undefined, () => acceptShrinks(this.#context, sizes))
+    for (const { diskId, fromBytes, toBytes } of accepted) {
+      const disk = (await this.#context.store.disks(this.id)).find((row) => row.diskId === diskId)?.name ?? ''
+      await this.#context.events.raise(this.#context, 'diskShrunk', { disk, fromBytes, toBytes })
+    }
+    if (this.#fault) await this.#open()
+    await this.#goOnAfter('DISK_SIZE_DIFFERS')
   }
 
   /**
@@ -373,8 +405,11 @@ export class ProtectedMachine {
   async close(): Promise<void> {
     this.#scheduler.disarm()
     await this.#jobs.close()
-    await this.#scheduler.settled()
-    await closeDisks(this.#context.disks)
+    try {
+      await this.#scheduler.settled()
+    } finally {
+      await closeDisks(this.#context.disks)
+    }
   }
 
   /** Drops everything as the death of the process would; for tests. */
@@ -406,6 +441,7 @@ export class ProtectedMachine {
   /** What a crash left between disks and queue is settled before anything is due. */
   async #begin(): Promise<void> {
     await noteCopies(this.#context)
+    await noteShrinks(this.#context)
     await reconcile(this.#context)
     for (const { name, recovery } of this.#context.disks) await this.#noteRecovery(name, recovery)
     const rows = await this.#context.store.disks(this.id)
@@ -453,6 +489,15 @@ export class ProtectedMachine {
     await this.#record.transit('nonRecoverableError', { reason: error.code }, { errorJson })
   }
 
+  /** What has stopped the machine is mended; a resynchronization that is owed waits for its time. */
+  async #goOnAfter(code: ErrorCode): Promise<void> {
+    const { errorJson } = this.#record.row
+    const isMended = errorJson !== null && (JSON.parse(errorJson) as { code: string }).code === code
+    if (isMended && this.state === 'Error') return this.resume()
+    if (isMended) await this.#record.set({ errorJson: null })
+    this.#scheduler.arm()
+  }
+
   /** @throws what keeps the disks from being open */
   #requireDisks(): void {
     if (this.#fault) throw this.#fault
@@ -469,6 +514,15 @@ export class ProtectedMachine {
       await this.#record.transit(trigger)
       return work({ ...options, signal })
     })
+  }
+
+  async #recreateImages({ restart = false, ...job }: ResynchronizeOptions): Promise<ResyncReport> {
+    this.#record.next('resynchronize')
+    await recreateLostImages(this.#context)
+    await this.#work.noticeOwedResync()
+    await this.#work.askForResync()
+    await this.#record.transit('resynchronize')
+    return this.#work.resync(restart, job)
   }
 
   async #scheduleResync(startTimeMs: number): Promise<undefined> {

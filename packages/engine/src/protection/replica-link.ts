@@ -8,6 +8,7 @@ import type { HeaderOf } from '../transport/messages.js'
 import { message, PROTOCOL_VERSION } from '../transport/messages.js'
 import { Link } from '../transport/link.js'
 import type { MachineContext } from './machine-context.js'
+import { pendingShrinks } from './shrinking.js'
 
 export type Welcome = HeaderOf<'welcome'>
 /** What happened at the replica, as it tells with other messages. */
@@ -29,7 +30,7 @@ export interface Conversation {
 /**
  * Runs `action` over a new link and closes it afterwards, whatever happens.
  *
- * @throws {TRANSPORT_FAILED, TRANSPORT_LOST, FENCED, STORE_FOREIGN, REPLICA_BEHIND, STATE_BEHIND, ABORTED} and what
+ * @throws {TRANSPORT_FAILED, TRANSPORT_LOST, FENCED, STORE_FOREIGN, REPLICA_IMAGE_LOST, REPLICA_BEHIND, STATE_BEHIND, ABORTED} and what
  *   `action` throws
  */
 export async function withReplica<Result>(
@@ -124,8 +125,12 @@ async function greet(
   signal?: AbortSignal,
 ): Promise<Welcome> {
   const { relationshipId, fencingNumber } = await context.store.machine(context.machineId)
+  const shrinks = await pendingShrinks(context)
   const disks = context.disks.map(({ diskId, name, sizeBytes, sectorSizeBytes }) => {
-    return { diskId, name, sizeBytes, sectorSizeBytes }
+    const pending = shrinks.find((shrink) => shrink.diskId === diskId)
+    const shrink = pending ? { shrinkId: pending.shrinkId, fromBytes: pending.fromBytes } : null
+    const mayRecreateImage = context.recreating.has(diskId)
+    return { diskId, name, sizeBytes, sectorSizeBytes, shrink, mayRecreateImage }
   })
   const welcome = link.reply('welcome', key, signal)
   welcome.catch(() => {}) // Awaited below; until then a failed send is the one to tell.

@@ -5,6 +5,7 @@
  * thrown on. Recoverable failures are tried again by the scheduler.
  */
 
+import { basename } from 'node:path'
 import { asSecondsiteError, type SecondsiteError, throwIfAborted } from '../errors.js'
 import type { QuiesceReport } from '../quiesce/quiesce.js'
 import type { PointKind } from '../states.js'
@@ -252,7 +253,7 @@ export class ReplicationWork {
     await this.#monitor.count({ kind: 'failure', isNetwork: error.code.startsWith('TRANSPORT') })
     await this.#record.set({ errorJson: JSON.stringify({ code: error.code, message: error.message }) })
     const cause = resyncCause(error)
-    if (cause) await this.#requireResync(cause)
+    if (cause) await this.#requireResync(cause, error)
     if (error.code === 'STATE_BEHIND') await this.#numberBehind(Number(error.details['receivedShipment']))
     if (cause) return
     if (error.retryable === 'recoverable') return this.#tryAgain(error)
@@ -343,9 +344,18 @@ export class ReplicationWork {
     }
   }
 
-  async #requireResync(reason: 'CHAIN_BROKEN' | 'LOG_DAMAGED' | 'REPLICA_CHANGED'): Promise<void> {
-    if (reason === 'REPLICA_CHANGED') await this.#context.store.forgetApplied(this.#context.machineId)
-    for (const disk of this.#context.disks) await disk.requireResync(reason, true)
+  async #requireResync(
+    reason: 'CHAIN_BROKEN' | 'LOG_DAMAGED' | 'REPLICA_CHANGED',
+    error: SecondsiteError,
+  ): Promise<void> {
+    const { machineId, store, resyncs, disks } = this.#context
+    if (reason === 'REPLICA_CHANGED') await store.forgetApplied(machineId)
+    const damaged = reason === 'LOG_DAMAGED' ? await diskOfLog(this.#context, error) : undefined
+    // What a log covers that was not released, its disk knows; and a pass keeps its candidates to its end.
+    if (damaged) await damaged.requireResync(reason, false)
+    else for (const disk of disks) await disk.requireResync(reason, true)
+    // A pass cannot go on with a batch that cannot be sent, or that the replica has thrown away.
+    await resyncs.forgetOpen(machineId)
     await this.#markOwed(reason)
   }
 
@@ -403,6 +413,23 @@ const DAMAGE: readonly string[] = [
   'LOG_TORN_TAIL',
   'LOG_VERSION_UNSUPPORTED',
 ]
+
+/** The disk whose log an error is about: one that waits here, or the copy of one that is queued. */
+async function diskOfLog(
+  context: MachineContext,
+  { details }: SecondsiteError,
+): Promise<TrackedDisk | undefined> {
+  const { path } = details
+  if (typeof path !== 'string') return undefined
+  const name = basename(path)
+  const isNamed = (log: { readonly path: string; readonly indexPath: string }, id: string): boolean =>
+    path === log.path || path === log.indexPath || name.includes(id)
+  const queued = await context.store.queuedLogs(context.machineId)
+  const row = queued.find((log) => isNamed(log, log.logId))
+  return context.disks.find(
+    (disk) => disk.diskId === row?.diskId || disk.unreleasedLogs().some((log) => isNamed(log, log.id)),
+  )
+}
 
 /** Failures that only a resynchronization mends: the replica misses a log, or has lost what it had, or a log is damaged. */
 function resyncCause({

@@ -23,7 +23,7 @@ import type { MachineContext } from './machine-context.js'
 import { noteCopies } from './membership.js'
 import type { ProgressMeter } from './progress.js'
 import type { Conversation } from './replica-link.js'
-import { queueCut, queueShipment, shipQueue } from './shipping.js'
+import { queueCut, queueShipment, removeFiles, shipQueue } from './shipping.js'
 
 /** Result of a resynchronization. */
 export interface ResyncReport {
@@ -67,7 +67,9 @@ export async function beginResync(
   }
   const seed = Buffer.from(context.random.bytes(8)).toString('hex')
   const row = { ...pass, seed, chunkBytes, digest, startedMs: context.clock.nowMs(), endedMs: null }
+  const batches = (await context.store.queuedLogs(context.machineId)).filter(({ kind }) => kind !== 'delta')
   const begun = await context.resyncs.addResync(row, uncopied)
+  for (const batch of batches) removeFiles(batch)
   await noteCopies(context)
   return begun
 }

@@ -7,6 +7,7 @@
  */
 
 import { unlinkSync } from 'node:fs'
+import { type DiskShrink, parseShrinks, shrinksText } from '../disk-shrink.js'
 import type { NativeSealedLog } from '../native/types.js'
 import { type Shipment, ship } from '../ship/index.js'
 import type { PointKind } from '../states.js'
@@ -17,6 +18,7 @@ import { throwIfAborted } from '../errors.js'
 import { diskOf, type MachineContext } from './machine-context.js'
 import type { ProgressMeter } from './progress.js'
 import type { Conversation } from './replica-link.js'
+import { carriedShrinks, settleShrinks } from './shrinking.js'
 
 /** A log to be queued. */
 export interface QueueEntry {
@@ -51,6 +53,8 @@ export interface QueueOptions {
   readonly pointKind?: PointKind
   /** The cut that all members of a consistency group share; default none. */
   readonly groupPointId?: string | null
+  /** Disks that have shrunk before the cut; default none. */
+  readonly shrinks?: readonly DiskShrink[]
 }
 
 /** Records a shipment. @returns its number */
@@ -66,7 +70,8 @@ export async function queueShipment(
   const isRebase = options.isRebase ? 1 : 0
   const times = { cutTimeMs: options.cutTimeMs ?? clock.nowMs(), receivedMs: null, appliedMs: null }
   const { pointKind = 'crash-consistent', groupPointId = null } = options
-  const point = { isRebase, pointKind, groupPointId, ...times }
+  const shrinksJson = shrinksText(options.shrinks ?? [])
+  const point = { isRebase, pointKind, groupPointId, shrinksJson, ...times }
   const cycle = { machineId, cycleNumber, kind, state: 'cut' as const, ...point }
   await store.addCycle(cycle, logs, { also: options.also, replaces: options.replaces ?? [] })
   return cycleNumber
@@ -114,7 +119,8 @@ export async function queueCut(
   const entries = (await unqueuedLogs(context)).map((entry) => {
     return { ...entry, isCoalesced: coalescedIds.has(entry.log.id) }
   })
-  return queueShipment(context, 'delta', entries, { ...point, ...options })
+  const shrinks = await carriedShrinks(context)
+  return queueShipment(context, 'delta', entries, { ...point, shrinks, ...options })
 }
 
 /** Of overlapping writes of one cycle only the last bytes travel, where that saves enough. @returns ids of such logs */
@@ -163,7 +169,8 @@ export async function requeue(context: MachineContext, cycles: readonly Cycle[])
   const newest = cycles.reduce((one, other) => (other.cycleNumber > one.cycleNumber ? other : one))
   const { cutTimeMs, pointKind, groupPointId } = newest
   const point = { cutTimeMs, pointKind, groupPointId }
-  await queueShipment(context, 'delta', entries, { isRebase, replaces: numbers, ...point })
+  const shrinks = cycles.flatMap(({ shrinksJson }) => parseShrinks(shrinksJson))
+  await queueShipment(context, 'delta', entries, { isRebase, replaces: numbers, shrinks, ...point })
 }
 
 /** A log that begins with another entry than the one that was queued was made of several; also where a death came in between. */
@@ -276,7 +283,8 @@ async function shipmentOf(context: MachineContext, cycle: Cycle): Promise<Shipme
   const logs = rows.map((row) => {
     return { diskId: row.diskId, log: sealedLogOf(row), isCoalesced: row.isCoalesced === 1 }
   })
-  return { number, kind, cutTimeMs, isRebase: isRebase === 1, pointKind, groupPointId, logs }
+  const shrinks = parseShrinks(cycle.shrinksJson)
+  return { number, kind, cutTimeMs, isRebase: isRebase === 1, pointKind, groupPointId, shrinks, logs }
 }
 
 function sealedLogOf(row: QueuedLog): NativeSealedLog {
@@ -289,8 +297,11 @@ function sealedLogOf(row: QueuedLog): NativeSealedLog {
 /** The images hold this shipment and all before it: logs are released, rows forgotten. */
 async function settleApplied(context: MachineContext, number: number): Promise<void> {
   await context.work.step('ship.before-applied')
-  for (const { cycleNumber } of await context.store.openCycles(context.machineId)) {
-    if (cycleNumber <= number) await context.store.markApplied(context.machineId, cycleNumber)
+  for (const { cycleNumber, shrinksJson } of await context.store.openCycles(context.machineId)) {
+    if (cycleNumber > number) continue
+    await context.store.markApplied(context.machineId, cycleNumber)
+    // Not in one transaction: a shrink that is carried a second time is known by its id.
+    await settleShrinks(context, parseShrinks(shrinksJson))
   }
   await context.work.step('ship.before-release')
   await releaseApplied(context)
@@ -317,7 +328,8 @@ async function dropBatchFiles(context: MachineContext, number: number): Promise<
   for (const row of await context.store.logsOfCycle(context.machineId, number)) removeFiles(row)
 }
 
-function removeFiles(row: QueuedLog): void {
+/** Removes the files of a log that is no tracked disk's: of a batch. */
+export function removeFiles(row: QueuedLog): void {
   for (const path of [row.path, row.indexPath]) {
     try {
       unlinkSync(path)

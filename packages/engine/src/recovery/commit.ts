@@ -8,6 +8,7 @@
 import { rmSync } from 'node:fs'
 import { SecondsiteError } from '../errors.js'
 import { toPairs } from '../ranges.js'
+import { growImage, shrinkImage } from '../store/image-file.js'
 import { undoFolder } from '../store/undo-folder.js'
 import { identityOf, type RecoveryContext } from './context.js'
 import { diffPoints } from './diff.js'
@@ -94,7 +95,12 @@ export async function settleCommit(
   for (const layer of failover.layers) {
     await context.step('commit.before-settling')
     const image = disks.find(({ diskId }) => diskId === layer.diskId)?.imagePath ?? ''
+    // The point may be of a time when the disk was larger, or smaller, than its image is now.
+    await growImage(image, layer.sizeBytes)
     await context.pool.run('native', { call: 'settleOverlay', args: [layer.handle, image] }, { signal })
+    await context.step('commit.before-resizing')
+    await context.store.setSize(layer.diskId, layer.sizeBytes)
+    await shrinkImage(image, layer.sizeBytes)
   }
   await failover.leavePoint()
   await context.step('commit.before-dropping')

@@ -20,7 +20,7 @@ import { identityOf, type RecoveryContext } from './context.js'
 import { RecoveryDevice } from './device.js'
 import { MachineRun, type StopOptions } from './runner.js'
 import { FAILOVER_RUN } from './runner-record.js'
-import { applyKept, viewOf } from './view.js'
+import { applyKept, disksAt, grown, viewOf } from './view.js'
 
 /** A failover that has begun. */
 export interface FailoverInfo {
@@ -133,8 +133,9 @@ async function openLayers(context: RecoveryContext, row: FailoverRow, isNew: boo
   const trackingDirectory = join(folderOf(context), 'tracking')
   try {
     mkdirSync(trackingDirectory, { recursive: true })
-    for (const disk of await context.store.disks()) {
-      const base = await viewOf(context, disk, row.pointNumber)
+    for (const shown of await disksAt(context, row.pointNumber)) {
+      const disk = shown.row
+      const base = await viewOf(context, row.untilNs === null ? shown : grown(shown), row.pointNumber)
       opened.below.push(base)
       const directory = join(folderOf(context), disk.name)
       const layer = await RecoveryDevice.overlay(base, disk.imagePath, directory, context.pool)

@@ -6,6 +6,7 @@
 import type { NativeUndoSummary } from '../native/types.js'
 import type { PointKind } from '../states.js'
 import type { KeptLog, Point } from '../store/recovery-schema.js'
+import { sizesOf } from '../store/recovery-store.js'
 import { undoFolder } from '../store/undo-folder.js'
 import { BASE_MARGIN_MS, type KeptGap, type KeptSpan, type StateInTime } from './choice.js'
 import { type Churn, churnBetween, type PointSuspicion, readChurn, suspicionOf } from './churn.js'
@@ -76,7 +77,7 @@ export async function barePoints(context: RecoveryContext, isDeep = false): Prom
   if (latest === undefined || points.at(-1)?.isLatest) return points
   const { cycleNumber: number, pointKind: kind, cutTimeMs, appliedMs, groupPointId } = latest.cycle
   const { fencingNumber: lineage } = await identityOf(context)
-  const disks = await context.store.disks()
+  const disks = (await context.store.disks()).filter(({ isImageWhole }) => isImageWhole === 1)
   const sizeBytes = disks.reduce((total, disk) => total + disk.sizeBytes, 0)
   // A view made a row of it that nobody counts.
   const digest = all.find(({ pointNumber }) => pointNumber === number)?.digest
@@ -111,7 +112,7 @@ async function undoOf(context: RecoveryContext, isDeep: boolean): Promise<DiskUn
 
 function pointOf(row: Point, isLatest: boolean, undo: readonly DiskUndo[]): BarePoint {
   const { pointNumber: number, kind, cutTimeMs, appliedMs, fencingNumber, digest, groupPointId } = row
-  const sizes = Object.values(JSON.parse(row.sizesJson) as Record<string, number>)
+  const sizes = Object.values(sizesOf(row))
   const own = undo.flatMap(({ points }) => points.filter(({ point }) => point === number))
   return {
     number,

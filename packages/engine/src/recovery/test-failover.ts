@@ -76,7 +76,7 @@ export class TestFailover implements AsyncDisposable {
     const lock = openLocked(directory, 'TEST_FAILOVER_IN_USE')
     let view: PointView | undefined
     try {
-      view = await PointView.open(context, { state: chosen.state })
+      view = await PointView.open(context, { state: chosen.state }, chosen.untilNs !== undefined)
       for (const row of await context.store.disks()) {
         const base = view.disks.find(({ diskId }) => diskId === row.diskId)
         if (base === undefined) continue

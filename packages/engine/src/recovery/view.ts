@@ -7,6 +7,7 @@
 
 import { join } from 'node:path'
 import { SecondsiteError } from '../errors.js'
+import { sizesOf } from '../store/recovery-store.js'
 import { undoFolder } from '../store/undo-folder.js'
 import type { ReplicaDisk } from '../store/replica-schema.js'
 import { NbdExport, type NbdOptions } from '../track/nbd-export.js'
@@ -38,10 +39,13 @@ export class PointView implements AsyncDisposable {
     this.#context = context
   }
 
-  /** @throws {POINT_NOT_FOUND, UNDO_DAMAGED, STORE_BUSY} */
-  static async open(context: RecoveryContext, chosen: ChosenState): Promise<PointView> {
+  /**
+   * @param isBase - whether somebody rolls it forward: kept logs may reach to the end that a disk got later
+   * @throws {POINT_NOT_FOUND, UNDO_DAMAGED, STORE_BUSY}
+   */
+  static async open(context: RecoveryContext, chosen: ChosenState, isBase = false): Promise<PointView> {
     const state = await hold(context, chosen.state)
-    const opened = await openDisks(context, { ...chosen, state })
+    const opened = await openDisks(context, { ...chosen, state }, isBase)
     return new PointView(context, { ...chosen, state }, opened)
   }
 
@@ -88,12 +92,18 @@ async function hold(context: RecoveryContext, state: StateInTime): Promise<State
   }
 }
 
-async function openDisks(context: RecoveryContext, chosen: ChosenState): Promise<OpenedView> {
-  const rows = await context.store.disks()
+async function openDisks(
+  context: RecoveryContext,
+  chosen: ChosenState,
+  isBase: boolean,
+): Promise<OpenedView> {
+  const point = chosen.state.number
+  const isBetween = chosen.untilNs !== undefined
+  const rows = await disksAt(context, point)
   const below: RecoveryDevice[] = []
   try {
-    for (const row of rows) below.push(await viewOf(context, row, chosen.state.number))
-    if (chosen.untilNs === undefined) return { disks: below, below: [], folder: undefined }
+    for (const row of rows) below.push(await viewOf(context, isBetween || isBase ? grown(row) : row, point))
+    if (!isBetween) return { disks: below, below: [], folder: undefined }
     return await rollForward(context, rows, below, chosen)
   } catch (error) {
     for (const device of below) await device.close()
@@ -101,25 +111,59 @@ async function openDisks(context: RecoveryContext, chosen: ChosenState): Promise
   }
 }
 
+/** A disk as a point shows it. */
+export interface DiskAtPoint {
+  readonly row: ReplicaDisk
+  /** Its size then; the image may be smaller or larger now. */
+  readonly sizeBytes: number
+}
+
+/** The disks that a point shows: those that had an image then, and whose image was not lost since. */
+export async function disksAt(context: RecoveryContext, point: number): Promise<DiskAtPoint[]> {
+  const rows = await context.store.disks()
+  const known = (await context.recovery.points()).find(({ pointNumber }) => pointNumber === point)
+  // A commit that is being finished has let its point go: the images are what it shows.
+  if (known === undefined) return rows.map((row) => ({ row, sizeBytes: row.sizeBytes }))
+  const sizes = sizesOf(known)
+  return rows.flatMap((row) => {
+    const sizeBytes = sizes[row.diskId]
+    return sizeBytes === undefined ? [] : [{ row, sizeBytes }]
+  })
+}
+
+/** Kept logs may reach to the end that a disk got after the point. */
+export function grown({ row, sizeBytes }: DiskAtPoint): DiskAtPoint {
+  return { row, sizeBytes: Math.max(sizeBytes, row.sizeBytes) }
+}
+
 /** A disk of the replica at a point. */
-export function viewOf(context: RecoveryContext, row: ReplicaDisk, point: number): Promise<RecoveryDevice> {
-  const place = { image: row.imagePath, undoDirectory: undoFolder(context.directory, row), point }
+export function viewOf(
+  context: RecoveryContext,
+  { row, sizeBytes }: DiskAtPoint,
+  point: number,
+): Promise<RecoveryDevice> {
+  const place = { image: row.imagePath, undoDirectory: undoFolder(context.directory, row), point, sizeBytes }
   return RecoveryDevice.view(row, place, context.pool)
 }
 
 async function rollForward(
   context: RecoveryContext,
-  rows: readonly ReplicaDisk[],
+  rows: readonly DiskAtPoint[],
   below: readonly RecoveryDevice[],
   chosen: ChosenState,
 ): Promise<OpenedView> {
   const folder = makeViewFolder(context)
   const disks: RecoveryDevice[] = []
   try {
-    for (const [index, { name, imagePath }] of rows.entries()) {
+    for (const [index, { row }] of rows.entries()) {
       const base = below[index]
       if (base === undefined) continue
-      const layer = await RecoveryDevice.overlay(base, imagePath, join(folder.path, name), context.pool)
+      const layer = await RecoveryDevice.overlay(
+        base,
+        row.imagePath,
+        join(folder.path, row.name),
+        context.pool,
+      )
       disks.push(layer)
       await applyKept(context, layer, chosen)
     }

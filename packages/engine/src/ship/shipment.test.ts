@@ -28,6 +28,7 @@ function shipmentOf(logs: NativeSealedLog[]): Shipment {
     isRebase: false,
     pointKind: 'crash-consistent',
     groupPointId: null,
+    shrinks: [],
     logs: entries,
   }
 }

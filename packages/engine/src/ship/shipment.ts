@@ -6,6 +6,7 @@
  * Shipments of a machine are numbered without gaps, so each side can say which it has with one number.
  */
 
+import type { DiskShrink } from '../disk-shrink.js'
 import type { NativeSealedLog } from '../native/types.js'
 import type { PointKind } from '../states.js'
 
@@ -33,6 +34,8 @@ export interface Shipment {
   readonly pointKind: PointKind
   /** The cut that all members of a consistency group share; null for one of the machine alone. */
   readonly groupPointId: string | null
+  /** Disks whose images shrink with it. */
+  readonly shrinks: readonly DiskShrink[]
   readonly logs: readonly ShipmentLog[]
 }
 

@@ -88,7 +88,8 @@ async function* encodedAhead(shipment: Shipment, options: ShipOptions): AsyncGen
 function beginOf(shipment: Shipment) {
   const { number: key, kind, cutTimeMs, isRebase, pointKind, groupPointId } = shipment
   const logs = shipment.logs.map(shippedLogOf)
-  return message('shipment-begin', { key, kind, cutTimeMs, isRebase, pointKind, groupPointId, logs })
+  const shrinks = [...shipment.shrinks]
+  return message('shipment-begin', { key, kind, cutTimeMs, isRebase, pointKind, groupPointId, shrinks, logs })
 }
 
 function shippedLogOf({ diskId, log, isCoalesced = false }: ShipmentLog) {

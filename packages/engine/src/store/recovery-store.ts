@@ -150,6 +150,27 @@ export class RecoveryStore {
       .execute()
   }
 
+  /**
+   * The image of a disk is lost: points show it no more, and those that showed nothing else go, with locks and all; kept logs
+   * of it go as well. It counts as whole again once a cut is applied.
+   */
+  forgetDisk(diskId: string): Promise<void> {
+    return this.#store.exclusively(async (transaction) => {
+      for (const point of await pointsOf(transaction)) {
+        const sizes = Object.entries(sizesOf(point)).filter(([id]) => id !== diskId)
+        const sizesJson = JSON.stringify(Object.fromEntries(sizes))
+        const { pointNumber } = point
+        const changed = transaction.updateTable('points').set({ sizesJson })
+        await changed.where('pointNumber', '=', pointNumber).execute()
+        const emptied = transaction.deleteFrom('points').where('sizesJson', '=', '{}')
+        await emptied.where('pointNumber', '=', pointNumber).execute()
+      }
+      await transaction.deleteFrom('keptLogs').where('diskId', '=', diskId).execute()
+      const disk = transaction.updateTable('disks').where('diskId', '=', diskId)
+      await disk.set({ isImageWhole: 0, imageSizeBytes: 0 }).execute()
+    })
+  }
+
   async setPoint(
     pointNumber: number,
     values: Partial<Pick<Point, 'digest' | 'lockedUntilMs'>>,
@@ -221,6 +242,11 @@ export async function lastTestFailoverMs({ db }: ReplicaStore): Promise<number |
   return (await query.executeTakeFirst())?.startedMs ?? null
 }
 
+/** Bytes of the disks that a point shows, by their ids. */
+export function sizesOf({ sizesJson }: Pick<Point, 'sizesJson'>): Readonly<Record<string, number>> {
+  return JSON.parse(sizesJson) as Record<string, number>
+}
+
 export function noPoint(
   directory: string,
   reason: string,
@@ -245,7 +271,8 @@ async function latestOf(transaction: InTransaction): Promise<LatestState | undef
   const applied = transaction.selectFrom('cycles').selectAll().where('state', '=', 'applied')
   const newest = applied.where('kind', '=', 'delta').orderBy('cycleNumber', 'desc')
   const cycle = await newest.executeTakeFirst()
-  if (cycle === undefined) return undefined
+  const whole = transaction.selectFrom('disks').select('diskId').where('isImageWhole', '=', 1)
+  if (cycle === undefined || (await whole.executeTakeFirst()) === undefined) return undefined
   const applying = await transaction
     .selectFrom('cycles')
     .select('cycleNumber')
@@ -259,7 +286,7 @@ async function insertPoint(
   cycle: Receipt,
   values: Partial<Point>,
 ): Promise<Point> {
-  const disks = await transaction.selectFrom('disks').selectAll().execute()
+  const shown = await transaction.selectFrom('disks').selectAll().where('isImageWhole', '=', 1).execute()
   const identity = await identityOf(transaction)
   const row = {
     pointNumber: cycle.cycleNumber,
@@ -267,7 +294,7 @@ async function insertPoint(
     cutTimeMs: cycle.cutTimeMs,
     appliedMs: cycle.appliedMs ?? cycle.cutTimeMs,
     fencingNumber: identity?.fencingNumber ?? 0,
-    sizesJson: JSON.stringify(Object.fromEntries(disks.map((disk) => [disk.diskId, disk.sizeBytes]))),
+    sizesJson: JSON.stringify(Object.fromEntries(shown.map((disk) => [disk.diskId, disk.sizeBytes]))),
     digest: null,
     groupPointId: cycle.groupPointId,
     lockedUntilMs: null,

@@ -47,6 +47,12 @@ export interface ReplicaDiskTable {
   appliedLogId: string | null
   /** 1 once the image exists; an image that is there before that is somebody else's. */
   isImageCreated: Generated<number>
+  /** What the file of the image has at least; 0 where nobody has looked. */
+  imageSizeBytes: Generated<number>
+  /** 0 of an image that was lost and made anew, until a cut has brought it to a state of its disk. */
+  isImageWhole: Generated<number>
+  /** The newest shrink that was carried out. */
+  lastShrinkId: string | null
 }
 
 /** A log in the spool. */
@@ -78,6 +84,8 @@ export interface ReceiptTable {
   pointKind: Generated<PointKind>
   /** The cut that all members of a consistency group share; null for one of the machine alone. */
   groupPointId: string | null
+  /** Disks that shrink with it: `DiskShrink[]`; null for none. */
+  shrinksJson: string | null
 }
 
 /** Every transition of the replica side. */
@@ -139,9 +147,16 @@ ALTER TABLE "cycles" ADD COLUMN ${oneOf('pointKind', POINT_KINDS, 'crash-consist
 ALTER TABLE "cycles" ADD COLUMN "groupPointId" TEXT;
 `
 
+const VERSION_5 = `
+ALTER TABLE "disks" ADD COLUMN ${wholeNumber('imageSizeBytes', 'NOT NULL DEFAULT 0')};
+ALTER TABLE "disks" ADD COLUMN ${flag('isImageWhole', 1)};
+ALTER TABLE "disks" ADD COLUMN "lastShrinkId" TEXT;
+ALTER TABLE "cycles" ADD COLUMN "shrinksJson" TEXT;
+`
+
 /** The database of a replica store: "SSrp". */
 export const REPLICA_DATABASE: DatabaseKind = {
   name: 'replica store',
   applicationId: 0x53537270,
-  migrations: [VERSION_1, VERSION_2, RECOVERY_TABLES, INSIGHT_TABLES],
+  migrations: [VERSION_1, VERSION_2, RECOVERY_TABLES, INSIGHT_TABLES, VERSION_5],
 }

@@ -101,6 +101,43 @@ describe('a replica store', () => {
     expect(await store.disks()).toHaveLength(3)
   })
 
+  it('shrinks with a shipment that is applied, by no claim, and once: whatever comes late or again', async () => {
+    const [small, middle] = [os.sizeBytes / 2, os.sizeBytes / 2 + 4096]
+    const shrink = { diskId: 'd1', shrinkId: 's1', fromBytes: os.sizeBytes, toBytes: small }
+    const shrinking = (sizeBytes: number, shrinkId = 's1'): Claim => ({
+      ...claim,
+      disks: [{ ...os, sizeBytes }],
+      shrinks: new Map([['d1', { shrinkId, fromBytes: os.sizeBytes }]]),
+    })
+    const sizeBytes = async (): Promise<number | undefined> => (await store.disks())[0]?.sizeBytes
+    const applied = async (number: number): Promise<void> => {
+      await store.beginCycle({ ...receipt(number), shrinksJson: JSON.stringify([shrink]) }, [])
+      await store.markReceived(number)
+      await new RecoveryStore(store, clock).beginApply([number], () => false)
+      expect(await sizeBytes(), 'not before it is applied').toBe(
+        number === 1 ? os.sizeBytes : os.sizeBytes + 512,
+      )
+      await store.markApplied([number])
+    }
+    await store.claim(shrinking(small))
+    await store.claim(shrinking(small))
+    const foreign = { ...shrinking(small), relationshipId: 'r2' }
+    await expect(store.claim(foreign)).rejects.toMatchObject({ code: 'STORE_FOREIGN' })
+    await expect(store.claim({ ...shrinking(small), fencingNumber: 2 })).rejects.toMatchObject({
+      code: 'FENCED',
+    })
+    await applied(1)
+    await reopen()
+    expect(await sizeBytes()).toBe(small)
+    // Its primary has not learned yet that it is carried out, and the disk has grown.
+    await store.claim(shrinking(middle))
+    expect(await sizeBytes()).toBe(middle)
+    await store.claim({ ...claim, disks: [{ ...os, sizeBytes: os.sizeBytes + 512 }] })
+    await applied(2)
+    expect(await sizeBytes(), 'the same shrink again').toBe(os.sizeBytes + 512)
+    await expect(store.claim(shrinking(small, 's2'))).rejects.toMatchObject({ code: 'STORE_FOREIGN' })
+  })
+
   it.each([
     ['another disk', { ...os, diskId: 'd2', name: 'other' }],
     ['a disk that has shrunk', { ...os, sizeBytes: os.sizeBytes - 512 }],
@@ -185,6 +222,9 @@ describe('a replica store', () => {
       raw.exec(`DROP TABLE "${table}"`)
     for (const column of ['recoveryJson', 'failoverSettingsJson'])
       raw.exec(`ALTER TABLE "identity" DROP COLUMN "${column}"`)
+    for (const column of ['imageSizeBytes', 'isImageWhole', 'lastShrinkId'])
+      raw.exec(`ALTER TABLE "disks" DROP COLUMN "${column}"`)
+    raw.exec('ALTER TABLE "cycles" DROP COLUMN "shrinksJson"')
     raw.exec('PRAGMA user_version = 1')
     raw.close()
     store = ReplicaStore.open(directory, clock)

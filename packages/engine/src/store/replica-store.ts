@@ -10,6 +10,7 @@ import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { type Kysely, sql, type Transaction } from 'kysely'
 import type { Clock } from '../clock.js'
+import { parseShrinks } from '../disk-shrink.js'
 import { SecondsiteError } from '../errors.js'
 import type { ReplicationState } from '../states.js'
 import { type OpenDatabase, openDatabase } from './database.js'
@@ -59,6 +60,8 @@ export interface Claim {
   readonly machine: string
   readonly fencingNumber: number
   readonly disks: readonly NewReplicaDisk[]
+  /** Disks that have shrunk, by id: as long as that was not carried out here, they count with the size they had. */
+  readonly shrinks?: ReadonlyMap<string, { readonly shrinkId: string; readonly fromBytes: number }>
   /** Recovery settings of the primary's policy as JSON; null from a primary that knows none. */
   readonly recoveryJson: string | null
   /** Failover settings of the primary's policy as JSON, null for none; one that does not say changes nothing. */
@@ -190,8 +193,10 @@ export class ReplicaStore implements AsyncDisposable {
       const joining = claim.disks.filter(({ diskId }) => held.every((disk) => disk.diskId !== diskId))
       for (const disk of joining)
         await transaction.insertInto('disks').values(withFreeName(disk, held)).execute()
-      for (const { diskId, sizeBytes } of claim.disks) {
-        await transaction.updateTable('disks').set({ sizeBytes }).where('diskId', '=', diskId).execute()
+      for (const disk of held) {
+        const sizeBytes = claimedSizeBytes(claim, disk)
+        const own = transaction.updateTable('disks').where('diskId', '=', disk.diskId)
+        if (sizeBytes !== undefined) await own.set({ sizeBytes }).execute()
       }
       const { fencingNumber, recoveryJson } = claim
       const failoverSettingsJson = settingsColumn(identity.failoverSettingsJson, claim)
@@ -227,9 +232,16 @@ export class ReplicaStore implements AsyncDisposable {
     return this.db.selectFrom('disks').selectAll().orderBy('name').execute()
   }
 
-  /** Remembers that the image of a disk exists. */
-  async markImageCreated(diskId: string): Promise<void> {
-    await this.db.updateTable('disks').set({ isImageCreated: 1 }).where('diskId', '=', diskId).execute()
+  /** Remembers that the image of a disk exists, and how large its file is at least. */
+  async markImage(diskId: string, imageSizeBytes: number): Promise<void> {
+    const values = { isImageCreated: 1, imageSizeBytes }
+    await this.db.updateTable('disks').set(values).where('diskId', '=', diskId).execute()
+  }
+
+  /** A failover has given a disk the size that it had at its point. */
+  async setSize(diskId: string, sizeBytes: number): Promise<void> {
+    const values = { sizeBytes, imageSizeBytes: sizeBytes }
+    await this.db.updateTable('disks').set(values).where('diskId', '=', diskId).execute()
   }
 
   /** How far the replica is, by the numbers of the shipments. */
@@ -365,6 +377,7 @@ export class ReplicaStore implements AsyncDisposable {
         const open = query.where('cycleNumber', '=', cycleNumber).where('state', '=', 'applying')
         if ((await open.executeTakeFirstOrThrow()).numUpdatedRows === 0n) continue
         await moveWatermarks(transaction, cycleNumber, 'appliedLogId', 'applied')
+        await noteDisks(transaction, cycleNumber)
       }
     })
   }
@@ -464,11 +477,19 @@ function checkDisks(directory: string, held: readonly ReplicaDisk[], claim: Clai
   const isKnown = claim.disks.some(({ diskId }) => held.some((disk) => disk.diskId === diskId))
   for (const { diskId, name, sizeBytes } of claim.disks) {
     const own = held.find((disk) => disk.diskId === diskId)
-    if (own ? own.sizeBytes <= sizeBytes : isKnown) continue
+    if (own ? own.sizeBytes <= (claimedSizeBytes(claim, own) ?? 0) : isKnown) continue
     const reason =
       own === undefined ? `it has no disk ${diskId}` : `its disk has ${own.sizeBytes} bytes, not ${sizeBytes}`
     throw foreign(directory, reason, { machine: claim.machine, disk: name, diskId })
   }
+}
+
+/** The size that a disk here is to have by a claim: that from before a shrink, until that has been carried out. */
+function claimedSizeBytes({ disks, shrinks }: Claim, held: ReplicaDisk): number | undefined {
+  const shrink = shrinks?.get(held.diskId)
+  const sizeBytes = disks.find(({ diskId }) => diskId === held.diskId)?.sizeBytes
+  const isPending = shrink !== undefined && shrink.shrinkId !== held.lastShrinkId
+  return sizeBytes !== undefined && isPending ? Math.max(sizeBytes, shrink.fromBytes) : sizeBytes
 }
 
 /** The image of a disk that has left keeps its name, and what joins under it gets another. */
@@ -510,6 +531,22 @@ async function dropIfDifferent(
   if (held.length === logs.length && logs.every(isSame)) return
   const query = transaction.deleteFrom('cycles').where('cycleNumber', '=', cycleNumber)
   await query.where('state', '=', 'receiving').execute()
+}
+
+/** What a shipment that the images hold says about the disks: their sizes from it on, and that they show a state again. */
+async function noteDisks(transaction: Transaction<ReplicaSchema>, cycleNumber: number): Promise<void> {
+  const query = transaction.selectFrom('cycles').selectAll().where('cycleNumber', '=', cycleNumber)
+  const { kind, shrinksJson } = await query.executeTakeFirstOrThrow()
+  if (kind === 'delta') await transaction.updateTable('disks').set({ isImageWhole: 1 }).execute()
+  for (const { diskId, shrinkId: lastShrinkId, toBytes: sizeBytes } of parseShrinks(shrinksJson)) {
+    const own = transaction.updateTable('disks').where('diskId', '=', diskId)
+    const values = { sizeBytes, imageSizeBytes: sizeBytes, lastShrinkId }
+    await own
+      .set(values)
+      .where('lastShrinkId', 'is not', lastShrinkId)
+      .where('sizeBytes', '>', sizeBytes)
+      .execute()
+  }
 }
 
 async function moveWatermarks(

@@ -63,6 +63,12 @@ export class ResyncStore {
     return this.resync(resyncId)
   }
 
+  /** The open pass of a machine is worth nothing: the next one begins anew. Its shipments stay until then. */
+  async forgetOpen(machineId: string): Promise<void> {
+    const query = this.#db.deleteFrom('resyncs').where('machineId', '=', machineId)
+    await query.where('state', '!=', 'complete').execute()
+  }
+
   async setResyncState(resyncId: string, state: ResyncState): Promise<void> {
     await this.#db.updateTable('resyncs').set({ state }).where('resyncId', '=', resyncId).execute()
   }

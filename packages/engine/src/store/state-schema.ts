@@ -73,6 +73,8 @@ export interface DiskTable {
   isInitialDone: Generated<number>
   /** 1 while it is being removed: it is no part of the machine any more, and its files go. */
   isLeaving: Generated<number>
+  /** A shrink that was accepted and that the replica has not carried out: `DiskShrink`; null for none. */
+  shrinkJson: string | null
 }
 
 /** A sealed log that the replica does not hold in full yet. */
@@ -110,6 +112,8 @@ export interface CycleTable {
   pointKind: Generated<PointKind>
   /** The cut that all members of a consistency group share; null for one of the machine alone. */
   groupPointId: string | null
+  /** Disks that shrink with it: `DiskShrink[]`; null for none. */
+  shrinksJson: string | null
 }
 
 /** One resynchronization of a machine. */
@@ -299,9 +303,14 @@ UPDATE "disks" SET "isInitialDone" = 1 WHERE "machineId" IN (
   SELECT "machineId" FROM "machines" WHERE "isInitialReplicationDone" = 1);
 `
 
+const VERSION_6 = `
+ALTER TABLE "disks" ADD COLUMN "shrinkJson" TEXT;
+ALTER TABLE "cycles" ADD COLUMN "shrinksJson" TEXT;
+`
+
 /** The state database: "SSst". */
 export const STATE_DATABASE: DatabaseKind = {
   name: 'state database',
   applicationId: 0x53537374,
-  migrations: [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5],
+  migrations: [VERSION_1, VERSION_2, VERSION_3, VERSION_4, VERSION_5, VERSION_6],
 }

@@ -133,12 +133,12 @@ describe('opening a state directory', () => {
       expect(() => StateStore.open(directory, clock), `attempt ${attempt}`).toThrow(
         expect.objectContaining({
           code: 'STORE_VERSION_NEWER',
-          details: { path, version: 99, knownVersion: 5 },
+          details: { path, version: 99, knownVersion: 6 },
         }),
       )
     }
     const back = new Database(path)
-    back.exec('PRAGMA user_version = 5')
+    back.exec('PRAGMA user_version = 6')
     back.close()
     store = StateStore.open(directory, clock)
   })

@@ -38,6 +38,11 @@ export function checkDisk(input: DiskInput, otherPaths: readonly string[]): Chec
   return { name, path, trackingDirectory, sizeBytes }
 }
 
+/** Bytes of a disk as it is now. @throws {DISK_NOT_FOUND, DISK_NOT_A_DISK, DISK_EMPTY, DISK_SIZE_UNALIGNED} */
+export function diskSizeBytes(path: string): number {
+  return native.probeDisk(path).sizeBytes
+}
+
 function refuseTwice(other: string, path: string): void {
   if (native.isSameDisk(other, path)) {
     const message = `${other} and ${path} are the same disk`

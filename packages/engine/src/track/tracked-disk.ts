@@ -36,6 +36,10 @@ export interface TrackedDiskOptions {
   readonly flushMode: FlushMode
   /** Whether it was tracked before: a tracking file that is gone then owes a resynchronization; default false. */
   readonly isExpected?: boolean
+  /** Size at which it is opened although it was tracked with a larger one; all of it is compared then. Default: refused. */
+  readonly acceptedShrinkBytes?: number
+  /** Whether a disk that has grown is tracked up to its old end; default false: up to the new one. */
+  readonly isGrowthDeferred?: boolean
 }
 
 /** What opening found. */
@@ -74,13 +78,14 @@ export class TrackedDisk {
    * Opens a disk, recovering what a crash left.
    *
    * @throws {DISK_NOT_FOUND, DISK_NOT_A_DISK, DISK_EMPTY, DISK_SIZE_UNALIGNED, DISK_IN_USE, ACCESS_DENIED}
-   * @throws {DISK_SIZE_DIFFERS} when it was tracked with another size
+   * @throws {DISK_SIZE_DIFFERS} when it was tracked with a larger size
    */
   static async open(options: TrackedDiskOptions, pool: WorkerPool): Promise<TrackedDisk> {
     const path = resolve(options.path)
     const trackingDirectory = options.trackingDirectory ?? dirname(path)
-    const { diskId, flushMode, isExpected = false } = options
-    const args = [{ path, trackingDirectory, diskId, flushMode, isExpected }]
+    const { diskId, flushMode, isExpected = false, isGrowthDeferred = false, acceptedShrinkBytes } = options
+    const size = acceptedShrinkBytes === undefined ? {} : { acceptedShrinkBytes }
+    const args = [{ path, trackingDirectory, diskId, flushMode, isExpected, isGrowthDeferred, ...size }]
     const opened = (await pool.run('native', { call: 'openTracked', args })) as OpenedDisk
     return new TrackedDisk(options, opened, pool)
   }
@@ -126,6 +131,16 @@ export class TrackedDisk {
     const before = this.#sizeBytes
     this.#sizeBytes = (await this.#run('growTracked')) as number
     return this.#sizeBytes > before
+  }
+
+  /**
+   * Accepts that the disk has shrunk to this size; nothing is read or written behind its end any more. Clients that are
+   * connected learn of it by errors there, those that connect later by the size.
+   * @throws {DISK_SIZE_DIFFERS} when it has another size; {LOG_WRITE_FAILED, DISK_SYNC_FAILED}: it keeps its old size here
+   */
+  async shrink(sizeBytes: number): Promise<void> {
+    await this.#run('shrinkTracked', sizeBytes)
+    this.latestSizeBytes()
   }
 
   /** The number of the live disk in the core. */
@@ -252,8 +267,11 @@ export class TrackedDisk {
 
   /** Ends its exports, then closes the disk in order: everything durable, clean-close stamp last. */
   async close(): Promise<void> {
-    await this.#closeExports()
-    await this.#run('closeTracked')
+    try {
+      await this.#closeExports()
+    } finally {
+      await this.#run('closeTracked')
+    }
   }
 
   /** Ends its exports. @throws {MACHINE_RUNNING} when a client is connected; nothing has changed */

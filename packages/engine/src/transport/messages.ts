@@ -41,7 +41,22 @@ const plainError = z.object({
   details: z.custom<ErrorDetails>((value) => z.record(z.string(), z.json()).safeParse(value).success),
 })
 
-const diskHello = z.object({ diskId: id, name: fileName, sizeBytes: count, sectorSizeBytes: count })
+/** Bytes of a disk. */
+const diskSize = z.int().min(512).multipleOf(512)
+
+const diskHello = z.object({
+  diskId: id,
+  name: fileName,
+  sizeBytes: count,
+  sectorSizeBytes: count,
+  /** A shrink that was accepted: until a shipment carries it out the replica keeps the size it had. */
+  shrink: z.object({ shrinkId: id, fromBytes: diskSize }).nullable().default(null),
+  /** Whether an image that is lost may be made anew, and the points that it was part of given up. */
+  mayRecreateImage: z.boolean().default(false),
+})
+
+/** A disk that shrinks with a shipment. */
+const diskShrink = z.object({ diskId: id, shrinkId: id, fromBytes: diskSize, toBytes: diskSize })
 
 const recoverySettings = z.object({
   recoveryPoints: count,
@@ -115,6 +130,8 @@ export const HEADERS = {
     pointKind: z.enum(POINT_KINDS).default('crash-consistent'),
     /** The cut that all members of a consistency group share; null for one of the machine alone. */
     groupPointId: id.nullable().default(null),
+    /** Disks that have shrunk before the cut; their images do once everything up to it is in them. */
+    shrinks: z.array(diskShrink).max(MACHINE_DISKS_MAX).default([]),
     logs: z.array(shippedLog).max(SHIPMENT_LOGS_MAX),
   }),
   /** A slice of a log; the body is an encoded frame. */
