@@ -142,6 +142,27 @@ describe('a failback', () => {
     expect((await failback(trip())).done).toEqual([])
   })
 
+  it.each([
+    [4, 1],
+    [5, 2],
+  ])(
+    'compares %i chunks that lie far apart in %i steps of at most a window',
+    async (chunkCount, stepCount) => {
+      const steps: string[] = []
+      await away.close()
+      const stateDirectory = place.path('away-state')
+      const step = (name: string): void => void steps.push(name)
+      away = await Engine.open({ stateDirectory, clock: place.clock, windowBytes: 256 * KIB, step })
+      const failover = await place.replica.startFailover({ fencePrimary: true })
+      for (let chunk = 0; chunk < chunkCount; chunk += 1)
+        await write(failover, 'os.raw', chunk * 384 * KIB, 4 * KIB)
+      const report = await failback(trip())
+      expect(steps.filter((name) => name === 'resync.before-queueing')).toHaveLength(stepCount)
+      await expectHome(report.protected)
+      expectPairs()
+    },
+  )
+
   it('is taken back before its last step, and home is what it was', async () => {
     await failOver()
     const { machine } = await failback({ ...trip(), until: 'finalize' })

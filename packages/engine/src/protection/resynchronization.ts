@@ -129,22 +129,51 @@ async function resyncDisk(
 ): Promise<void> {
   const nextOffset = await context.resyncs.resyncOffset(pass.resyncId, disk.diskId)
   if (nextOffset > 0) meter.resumed(totalBytes(disk.candidates({ offset: 0, lengthBytes: nextOffset })))
-  for (const window of windowsOf(disk.sizeBytes, context.windowBytes, nextOffset)) {
+  for (const step of stepsOf(context, disk, nextOffset)) {
     throwIfAborted(signal)
-    await resyncWindow(context, conversation, pass, disk, window, meter, signal)
+    await resyncStep(context, conversation, pass, disk, step, meter, signal)
   }
 }
 
-async function resyncWindow(
+/** What is compared at once, and recorded as done at once. */
+interface PassStep {
+  readonly window: ByteRange
+  /** The candidates in it. */
+  readonly ranges: readonly ByteRange[]
+}
+
+/** Ranges of one step, at most: as many as a window of 256 MiB has where every other chunk is a candidate. */
+const STEP_RANGES_MAX = 2048
+
+/** Windows with few candidates are taken together, so that a pass takes as long as what it compares, wherever that is. */
+function* stepsOf(context: MachineContext, disk: TrackedDisk, nextOffset = 0): Generator<PassStep> {
+  let offset = nextOffset
+  let ranges: ByteRange[] = []
+  for (const window of windowsOf(disk.sizeBytes, context.windowBytes, nextOffset)) {
+    const more = disk.candidates(window)
+    const isFull =
+      ranges.length + more.length > STEP_RANGES_MAX ||
+      totalBytes(ranges) + totalBytes(more) > context.windowBytes
+    if (ranges.length > 0 && isFull) {
+      yield { window: { offset, lengthBytes: window.offset - offset }, ranges: mergeRanges(ranges) }
+      offset = window.offset
+      ranges = []
+    }
+    ranges.push(...more)
+  }
+  const lengthBytes = disk.sizeBytes - offset
+  if (lengthBytes > 0) yield { window: { offset, lengthBytes }, ranges: mergeRanges(ranges) }
+}
+
+async function resyncStep(
   context: MachineContext,
   conversation: Conversation,
   pass: Resync,
   disk: TrackedDisk,
-  window: ByteRange,
+  { window, ranges }: PassStep,
   meter: ProgressMeter,
   signal?: AbortSignal,
 ): Promise<void> {
-  const ranges = disk.candidates(window)
   const comparedBytes = totalBytes(ranges)
   const differing =
     comparedBytes === 0 ? [] : await differingOf(context, conversation, pass, disk, ranges, signal)
@@ -218,8 +247,7 @@ async function prove(
 ): Promise<void> {
   const seed = Buffer.from(context.random.bytes(8)).toString('hex')
   for (const disk of context.disks) {
-    for (const window of windowsOf(disk.sizeBytes, context.windowBytes)) {
-      const ranges = disk.candidates(window)
+    for (const { ranges } of stepsOf(context, disk)) {
       if (ranges.length === 0) continue
       const { different } = await compareSides(context, conversation, { ...pass, seed }, disk, ranges, signal)
       if (different.length > 0) throw notEqual(context, disk, different)
