@@ -6,7 +6,7 @@
  */
 
 import { join } from 'node:path'
-import { SecondsiteError } from '../errors.js'
+import { isSecondsiteError, SecondsiteError } from '../errors.js'
 import { sizesOf } from '../store/recovery-store.js'
 import { undoFolder } from '../store/undo-folder.js'
 import type { ReplicaDisk } from '../store/replica-schema.js'
@@ -81,10 +81,12 @@ interface OpenedView {
 
 /** The newest state becomes a point for its view; that waits until nobody writes to the images. */
 async function hold(context: RecoveryContext, state: StateInTime): Promise<StateInTime> {
-  if (!state.isLatest) {
-    await context.recovery.hold(state.number, HOLD_MS)
-    return state
-  }
+  // By its number first: where an apply was cut short, it is a point already, and what comes of the apply is another one.
+  const held = await context.recovery.hold(state.number, HOLD_MS).catch((error: unknown) => {
+    if (state.isLatest && isSecondsiteError(error, 'POINT_NOT_FOUND')) return undefined
+    throw error
+  })
+  if (held) return state
   for (;;) {
     const point = await context.recovery.hold('latest', HOLD_MS)
     if (point) return { ...state, number: point.pointNumber, kind: point.kind, cutTimeMs: point.cutTimeMs }
