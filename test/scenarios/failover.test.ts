@@ -56,6 +56,27 @@ describe('a test failover', () => {
   })
 })
 
+describe('a planned failover', () => {
+  const planned = { kind: 'Planned', fencePrimary: true } as const
+
+  it('is refused unless the newest state is the last one of a prepared primary', async () => {
+    await expect(place.replica.startFailover(planned)).rejects.toMatchObject({
+      code: 'NOT_PREPARED',
+      details: { pointKind: 'crash-consistent' },
+    })
+    expect(await place.replica.state()).toBe('Replicating')
+    await place.machine.prepareFailover()
+    await place.replica.requirePrepared()
+    // The primary goes on instead, and what it sends then is not its last state.
+    await place.machine.cancelFailover()
+    const later = await place.cycle(60)
+    await expect(place.replica.requirePrepared()).rejects.toMatchObject({ code: 'NOT_PREPARED' })
+    await expect(place.replica.startFailover(planned)).rejects.toMatchObject({ code: 'NOT_PREPARED' })
+    await place.machine.prepareFailover({ verify: false })
+    await expectShows(await place.replica.startFailover(planned), later)
+  })
+})
+
 describe('an unplanned failover', () => {
   it('shows the newest state, takes writes, and the primary is refused until it is cancelled', async () => {
     const failover = await place.replica.startFailover({ fencePrimary: true })

@@ -65,6 +65,7 @@ export async function failoverStart(
   await using replica = await openReplica({ directory })
   const outlook = await replica.explainFailover(given.planned ? 'LatestProcessed' : given.point)
   explain(invocation, outlook)
+  if (given.planned) await replica.requirePrepared()
   if (!given.yes) return unconfirmed(invocation, 'nothing was changed: --yes fails over')
   const failover = await replica.startFailover({
     point: given.point,

@@ -356,6 +356,11 @@ export const ERROR_TABLE = {
     'Give PEM files: a certificate chain, its private key, and the authority of the clients.',
   ),
   NOT_IMPLEMENTED: final('notSupported', 'This part does not exist yet.', 'Look for it in a later version.'),
+  NOT_PREPARED: final(
+    'invalidState',
+    "The replica's newest state is not the last cut of a primary that was prepared, so a planned failover would lose writes.",
+    'Shut the machine down and run `secondsite failover prepare STATE MACHINE` first; where the primary is gone, leave `--planned` away.',
+  ),
   OPTION_OUT_OF_RANGE: final(
     'invalidParameter',
     'An option has a value outside of its range.',

@@ -317,12 +317,14 @@ export class Replica implements AsyncDisposable {
    * nothing is given up before {@link commitFailover}.
    * @throws {INVALID_STATE, POINT_NOT_FOUND, POINT_NOT_EXACT, UNDO_DAMAGED, STORE_BUSY}
    * @throws {PRIMARY_ALIVE} when a process still replicates into it and is not to be fenced
+   * @throws {NOT_PREPARED} as planned, unless the newest state is the last cut of a primary that was prepared
    */
   async startFailover(options: StartFailoverOptions = {}): Promise<Failover> {
     const { point = 'Latest', kind = 'Unplanned', fencePrimary = false, signal } = options
     await this.requireFailover(fencePrimary || kind === 'Planned')
     if (point === 'Latest') await settleImages(this.context, signal)
     const chosen = await this.#choose(kind === 'Planned' ? plannedChoice(point) : point)
+    if (kind === 'Planned') requirePlanned(chosen, this.directory)
     await using view = await PointView.open(this.context, { state: chosen.state })
     await this.context.step('failover.before-moving')
     const row = await beginFailover(this.context, kind, { ...chosen, state: view.state })
@@ -334,6 +336,11 @@ export class Replica implements AsyncDisposable {
     await this.context.step('failover.before-started')
     await failoverStarted(this.context)
     return failover
+  }
+
+  /** Whether a planned failover would lose nothing, without beginning it. @throws {NOT_PREPARED} */
+  async requirePrepared(): Promise<void> {
+    requirePlanned(await this.#choose('LatestProcessed'), this.directory)
   }
 
   /** Whether a failover can begin, without beginning it. @throws {INVALID_STATE}, and {PRIMARY_ALIVE} unless that is fenced */
@@ -491,6 +498,20 @@ export class Replica implements AsyncDisposable {
       details: { machine, path: this.directory },
     })
   }
+}
+
+/** What came after the last cut of a prepared primary, or what it never sent, a planned failover would lose. */
+function requirePlanned({ state }: ChosenState, directory: string): void {
+  if (state.kind === 'planned') return
+  throw new SecondsiteError('NOT_PREPARED', {
+    message: `the newest state in ${directory} is ${state.kind}, and not the last one of a prepared primary`,
+    details: {
+      path: directory,
+      pointNumber: state.number,
+      pointKind: state.kind,
+      cutTimeMs: state.cutTimeMs,
+    },
+  })
 }
 
 /** A planned failover loses nothing: it takes what was sent last. */
