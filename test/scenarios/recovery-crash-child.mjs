@@ -38,6 +38,12 @@ async function onEngine(action) {
 
 const point = { timeMs: Number(argument) }
 const verbs = {
+  testFailover: () =>
+    onReplica(async (replica) => {
+      const test = await replica.startTestFailover({ point })
+      await test.disks[0].write(65_536, pattern)
+      await test.stop()
+    }),
   startFailover: () => onReplica((replica) => replica.startFailover({ point })),
   startPlanned: () => onReplica((replica) => replica.startFailover({ kind: 'Planned' })),
   changeRecoveryPoint: () => onReplica((replica) => replica.changeRecoveryPoint(point)),

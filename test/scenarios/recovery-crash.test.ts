@@ -121,6 +121,24 @@ async function expectFailover(place: CrashPlace, moment: Moment, again: () => Pr
 
 const crashes: readonly Crash[] = [
   {
+    verb: 'testFailover',
+    moment: OLDER,
+    async after(place) {
+      const left = (await place.replica.testFailovers()).filter(({ endedMs }) => endedMs === null)
+      expect(left.map(({ isHeld }) => isHeld)).toEqual(left.map(() => false))
+      for (const { id } of left) await place.replica.stopTestFailover(id)
+      expect(place.names('replica/tests')).toEqual([])
+      const test = await place.replica.startTestFailover({
+        point: { timeMs: place.moment(OLDER).timeMs },
+      })
+      expect(test.name).toBe('web01 - Test')
+      await expectShows(test, place.moment(OLDER))
+      await test.stop()
+      await place.expectEveryPoint()
+      await place.expectReplicates()
+    },
+  },
+  {
     verb: 'startFailover',
     moment: OLDER,
     after: (place) =>

@@ -77,6 +77,7 @@ export class TestFailover implements AsyncDisposable {
     let view: PointView | undefined
     try {
       view = await PointView.open(context, { state: chosen.state }, chosen.untilNs !== undefined)
+      await context.step('test.before-layers')
       for (const row of await context.store.disks()) {
         const base = view.disks.find(({ diskId }) => diskId === row.diskId)
         if (base === undefined) continue
@@ -90,6 +91,7 @@ export class TestFailover implements AsyncDisposable {
         if (chosen.untilNs !== undefined) await applyKept(context, layer, { ...chosen, state: view.state })
       }
       const shown = { pointNumber: view.state.number, pointTimeMs: timeOf({ ...chosen, state: view.state }) }
+      await context.step('test.before-recording')
       const row = await addRow(context, { ...shown, testId, directory, lifetimeMs })
       return new TestFailover(context, row, { view, disks, lock })
     } catch (error) {
@@ -161,6 +163,7 @@ export class TestFailover implements AsyncDisposable {
       this.#lock.close()
       this.#setEnded()
     }
+    await this.#context.step('test.before-removing')
     await removeTest(this.#context, this.#row)
   }
 

@@ -3,10 +3,10 @@
  * asked to, or has died.
  */
 
-import { existsSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fromSystemError, isSecondsiteError, SecondsiteError } from '../errors.js'
-import { openLocked } from '../store/lock.js'
+import { LOCK_FILE, openLocked } from '../store/lock.js'
 import type { TestFailoverRow } from '../store/recovery-schema.js'
 import { SECOND_MS } from '../units.js'
 import type { RecoveryContext } from './context.js'
@@ -69,8 +69,30 @@ export async function endExpiredTests(context: TestContext): Promise<string[]> {
     ({ endedMs, endsMs, directory }) =>
       endedMs === null && endsMs !== null && endsMs <= nowMs && !isHeld(directory),
   )
+  await removeUnrecorded(context)
   const ends = await Promise.allSettled(rows.map((row) => endLeft(context, row)))
   return rows.filter((_row, index) => ends[index]?.status === 'fulfilled').map(({ testId }) => testId)
+}
+
+/** Throws away what a process that died in the middle of making a test has left; no row tells of it yet. */
+async function removeUnrecorded({ directory, recovery }: TestContext): Promise<void> {
+  const known = new Set((await recovery.testFailovers()).map(({ testId }) => testId))
+  for (const path of foldersOf(directory, known))
+    if (!isHeld(path)) rmSync(path, { recursive: true, force: true })
+}
+
+/** Folders of no known test that somebody has locked: one that is just being made may be there and not locked yet. */
+function foldersOf(directory: string, known: ReadonlySet<string>): string[] {
+  const all = join(directory, 'tests')
+  if (!existsSync(all)) return []
+  const unknown = readdirSync(all).filter((name) => !known.has(name))
+  return unknown.map((name) => join(all, name)).filter(wasLocked)
+}
+
+/** Who has the lock writes its process id into the file. */
+function wasLocked(directory: string): boolean {
+  const file = join(directory, LOCK_FILE)
+  return existsSync(file) && readFileSync(file).length > 0
 }
 
 /** A machine that has lost its disks has nothing to shut down for. */

@@ -11,7 +11,7 @@ import { type ErrorCode, fromSystemError, SecondsiteError } from '../errors.js'
 import { native } from '../native/index.js'
 
 /** The lock file's name. */
-const LOCK_FILE = 'lock'
+export const LOCK_FILE = 'lock'
 
 /** A folder that is ours until it is closed. */
 export interface LockedDirectory {
