@@ -1,5 +1,6 @@
 // What all benches share: contestants interleaved, medians with their spread, facts about the machine.
 import { spawnSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
 import { cpus, release, totalmem } from 'node:os'
 
 /** Runs contestants `rounds` times in turn; each returns what it wants to be measured by (default its seconds). */
@@ -32,10 +33,30 @@ export function ratios(results, base) {
   return results.map((result) => ({ ...result, ratio: result.median / median }))
 }
 
+/** Ticks that this machine wanted, in all and of them those that its host gave to others. */
+function ticks() {
+  const [user, nice, system, , , irq, softirq, steal] = readFileSync('/proc/stat', 'utf8')
+    .split(/\s+/)
+    .slice(1)
+    .map(Number)
+  return { wanted: user + nice + system + irq + softirq + steal, steal }
+}
+
+const atStart = ticks()
+
 export function machine() {
   const [cpu] = cpus()
   const memoryGib = Math.round(totalmem() / 2 ** 30)
-  return { cores: cpus().length, cpu: cpu.model, memoryGib, kernel: release(), node: process.version }
+  const { wanted, steal } = ticks()
+  const stealPercent = Math.round((100 * (steal - atStart.steal)) / Math.max(1, wanted - atStart.wanted))
+  return {
+    cores: cpus().length,
+    cpu: cpu.model,
+    memoryGib,
+    kernel: release(),
+    node: process.version,
+    stealPercent,
+  }
 }
 
 export function must(command, args, options = {}) {

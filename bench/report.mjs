@@ -16,7 +16,11 @@ export function save(name, report) {
 
 function tables({ groups, machine }) {
   const facts = `${machine.cores} cores (${machine.cpu}), ${machine.memoryGib} GiB, Linux ${machine.kernel}, Node ${machine.node}`
-  return [`Measured on ${facts}.`, ...groups.map(tableOf)].join('\n\n')
+  const stolen =
+    machine.stealPercent === undefined
+      ? ''
+      : ` Of the processor time that was wanted, ${machine.stealPercent} % was taken by the host.`
+  return [`Measured on ${facts}.${stolen}`, ...groups.map(tableOf)].join('\n\n')
 }
 
 function tableOf({ title, method, unit, results }) {
