@@ -114,7 +114,8 @@ export class GroupBarrier {
 
   #answer(message: CoordinatorMessage | null): void {
     if (!this.isOpen) this.#cancel()
-    if (this.#round.isOver && message === null) this.#ended.resolve()
+    // Over without a cut; where there is one, its last member to record it ends the round.
+    if (this.#round.isOver && message === null && this.#unsettled === undefined) this.#ended.resolve()
     if (message?.type === 'commit') this.#each(message.members, ({ commit }) => commit.resolve())
     if (message?.type === 'cut') void this.#make(message.members, message.groupPointId)
   }
