@@ -146,6 +146,24 @@ describe('an unplanned failover', () => {
     await expectShows(failover, written)
   })
 
+  it('keeps its point while nobody has it open, whatever is deleted and whatever the rules let go of', async () => {
+    const other = new RecoveryPlace()
+    await other.begin({ keepEveryWrite: { hours: 3 }, recoveryPointIntervalSeconds: 3600 })
+    for (let cycle = 0; cycle < 4; cycle += 1) await other.cycle(60)
+    const [own, next] = await other.replica.points()
+    await other.engine.close()
+    await other.replica.startFailover({ point: { point: own?.number ?? 0 } })
+    await other.replica.close()
+    // By now the rules want none but the newest of the points.
+    other.clock.advance(24 * 60 * MINUTE_MS)
+    other.replica = await other.openReplica()
+    await expect(other.replica.deletePoint(own?.number ?? 0)).rejects.toMatchObject({ code: 'POINT_IN_USE' })
+    await other.replica.deletePoint(next?.number ?? 0)
+    expect((await other.replica.points()).map(({ number }) => number)).not.toContain(next?.number)
+    await expectShows((await other.replica.failover())!, other.momentAt(own?.cutTimeMs ?? 0))
+    await other.end()
+  })
+
   it('to the newest applied state does not wait for what was only received', async () => {
     await place.engine.close()
     place.engine = await place.open({ clock: place.clock, step: dieBeforeApplying })

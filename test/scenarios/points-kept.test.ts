@@ -1,8 +1,8 @@
 /** Locks, deletions and digests of recovery points, and an expiry that fails. */
 
-import { readFileSync, writeFileSync } from 'node:fs'
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { type Engine, type EngineOptions, SecondsiteError } from '@secondsite/engine'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { runHere } from './cli-command.js'
 import { DISKS, expectShows, MINUTE_MS, NOON_MS, RecoveryPlace } from './recovery-oracle.js'
 import { KIB } from './workplace.js'
@@ -95,6 +95,23 @@ describe('a recovery point', () => {
     expect(await numbers()).toContain(newest?.number)
     await using view = await place.replica.openView({ point: newest?.number ?? 0 })
     await expectShows(view, moment)
+  })
+
+  it('that is let go by others before it could be pinned is not shown as another one', async () => {
+    await place.begin(HOURLY)
+    for (let cycle = 0; cycle < 3; cycle += 1) await place.cycle(60)
+    const [first] = await place.replica.points()
+    const { recovery } = place.replica.context
+    const { hold } = recovery
+    vi.spyOn(recovery, 'hold').mockImplementation(async (number, holdMs) => {
+      const held = await hold.call(recovery, number, holdMs)
+      await recovery.removePoints([first?.number ?? 0])
+      return held
+    })
+    const view = place.replica.openView({ point: first?.number ?? 0 })
+    await expect(view).rejects.toMatchObject({ code: 'POINT_NOT_FOUND' })
+    // What was refused reads nothing any more.
+    expect(readdirSync(place.path('replica/undo/os.raw/pins'))).toEqual([])
   })
 
   it('that is deleted is gone at once, and the others show what they did', async () => {

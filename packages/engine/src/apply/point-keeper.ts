@@ -128,25 +128,20 @@ export class PointKeeper {
   async expire(): Promise<void> {
     const settings = await this.#recovery.settings()
     const disks = await this.#store.disks()
-    const points = await this.#recovery.points()
-    const inUse = await this.#inUse(points, disks)
-    const expired = expiredPoints(points.map(keptPointOf), settings, this.#clock.nowMs(), inUse)
-    await this.#recovery.removePoints(expired)
+    const pinned = await this.#pinned(disks)
+    const points = await this.#recovery.expirePoints((all, inUse) =>
+      expiredPoints(all.map(keptPointOf), settings, this.#clock.nowMs(), new Set([...pinned, ...inUse])),
+    )
     await this.#work.step('expire.before-files')
-    const kept = points.map((point) => point.pointNumber).filter((number) => !expired.includes(number))
+    const kept = points.map((point) => point.pointNumber)
     for (const disk of disks) await this.#clean(disk, kept)
     await this.#expireLogs(settings, kept)
   }
 
-  async #inUse(points: readonly Point[], disks: readonly ReplicaDisk[]): Promise<Set<number>> {
-    const nowMs = this.#clock.nowMs()
-    const inUse = new Set(
-      points.filter((point) => point.heldUntilMs > nowMs).map((point) => point.pointNumber),
-    )
-    for (const disk of disks) {
-      for (const point of await this.#work.pinnedPoints(this.#folderOf(disk))) inUse.add(point)
-    }
-    return inUse
+  /** Asked before the rows are looked at: who opens a view holds its point there until it is pinned. */
+  async #pinned(disks: readonly ReplicaDisk[]): Promise<number[]> {
+    const lists = disks.map((disk) => this.#work.pinnedPoints(this.#folderOf(disk)))
+    return (await Promise.all(lists)).flat()
   }
 
   /** From the newest on, so that what is merged twice is merged small. */

@@ -39,7 +39,7 @@ export async function deletePoint(context: RecoveryContext, number: number): Pro
   if (latest?.cycle.cycleNumber === number)
     throw outOfRange('point', number, 'an older one than the newest state')
   await pointOf(context, number)
-  await refuseRead(context, number)
+  await refuseUsed(context, number)
   const left = await context.recovery.deletePoint(number)
   if (left) throw locked(context.directory, [number], left.lockedUntilMs ?? 0)
   await context.letGo()
@@ -51,15 +51,24 @@ async function pointOf({ recovery, directory }: RecoveryContext, number: number)
   throw noPoint(directory, `there is no point ${number}`, { point: number })
 }
 
-async function refuseRead({ store, pool, directory }: RecoveryContext, number: number): Promise<void> {
+/** A failover needs its point also while nobody has it open. */
+async function refuseUsed(
+  { recovery, store, pool, directory }: RecoveryContext,
+  number: number,
+): Promise<void> {
+  if ((await recovery.failover())?.pointNumber === number) throw inUse(directory, number, 'the failover')
   for (const disk of await store.disks()) {
     const call = { call: 'pinnedPoints' as const, args: [undoFolder(directory, disk)] }
-    if (!((await pool.run('native', call)) as number[]).includes(number)) continue
-    throw new SecondsiteError('POINT_IN_USE', {
-      message: `recovery point ${number} of ${disk.name} is being read`,
-      details: { path: directory, points: [number] },
-    })
+    const pinned = (await pool.run('native', call)) as number[]
+    if (pinned.includes(number)) throw inUse(directory, number, `a reader of ${disk.name}`)
   }
+}
+
+function inUse(directory: string, number: number, user: string): SecondsiteError {
+  return new SecondsiteError('POINT_IN_USE', {
+    message: `recovery point ${number} is used by ${user}`,
+    details: { path: directory, points: [number] },
+  })
 }
 
 /** That points are locked. */

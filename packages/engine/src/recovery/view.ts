@@ -7,12 +7,12 @@
 
 import { join } from 'node:path'
 import { isSecondsiteError, SecondsiteError } from '../errors.js'
-import { sizesOf } from '../store/recovery-store.js'
+import { noPoint, sizesOf } from '../store/recovery-store.js'
 import { undoFolder } from '../store/undo-folder.js'
 import type { ReplicaDisk } from '../store/replica-schema.js'
 import { NbdExport, type NbdOptions } from '../track/nbd-export.js'
 import { type ChosenState, type KeptWrite, type StateInTime, timeOf } from './choice.js'
-import { HOLD_MS, type RecoveryContext, settleImages } from './context.js'
+import { HOLD_MS, identityOf, type RecoveryContext, settleImages } from './context.js'
 import { RecoveryDevice } from './device.js'
 import { makeViewFolder, type ViewFolder } from './view-folder.js'
 
@@ -46,7 +46,14 @@ export class PointView implements AsyncDisposable {
   static async open(context: RecoveryContext, chosen: ChosenState, isBase = false): Promise<PointView> {
     const state = await hold(context, chosen.state)
     const opened = await openDisks(context, { ...chosen, state }, isBase)
-    return new PointView(context, { ...chosen, state }, opened)
+    const view = new PointView(context, { ...chosen, state }, opened)
+    try {
+      await requireStill(context, state.number)
+      return view
+    } catch (error) {
+      await view.close()
+      throw error
+    }
   }
 
   /** Unix milliseconds that it shows. */
@@ -92,6 +99,15 @@ async function hold(context: RecoveryContext, state: StateInTime): Promise<State
     if (point) return { ...state, number: point.pointNumber, kind: point.kind, cutTimeMs: point.cutTimeMs }
     await settleImages(context)
   }
+}
+
+/** Who lets a point go says so in the rows first and looks for pins afterwards, so one that is pinned and still there stays. */
+async function requireStill(context: RecoveryContext, number: number): Promise<void> {
+  const { state } = await identityOf(context)
+  const isCommitted = state === 'FailedOver' || state === 'Disabled'
+  const points = isCommitted ? [] : await context.recovery.points()
+  if (points.some(({ pointNumber }) => pointNumber === number)) return
+  throw noPoint(context.directory, `point ${number} is not there any more`, { point: number })
 }
 
 async function openDisks(

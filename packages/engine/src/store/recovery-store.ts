@@ -141,6 +141,30 @@ export class RecoveryStore {
     })
   }
 
+  /**
+   * Removes the rows of the points that a rule names, which sees them as they are then; their files go afterwards. Those that
+   * somebody is about to pin, and that of a failover, which nobody need have open, are in use.
+   * @returns the points that stay, oldest first
+   */
+  expirePoints(
+    rule: (points: readonly Point[], inUse: readonly number[]) => readonly number[],
+  ): Promise<Point[]> {
+    const nowMs = this.#clock.nowMs()
+    return this.#store.exclusively(async (transaction) => {
+      const points = await pointsOf(transaction)
+      const held = points.filter(({ heldUntilMs }) => heldUntilMs > nowMs)
+      const failover = await transaction.selectFrom('failover').select('pointNumber').executeTakeFirst()
+      const inUse = [...held, ...(failover ? [failover] : [])].map(({ pointNumber }) => pointNumber)
+      const expired = rule(points, inUse)
+      if (expired.length > 0)
+        await transaction
+          .deleteFrom('points')
+          .where('pointNumber', 'in', [...expired])
+          .execute()
+      return points.filter(({ pointNumber }) => !expired.includes(pointNumber))
+    })
+  }
+
   /** Removes the rows of points; their files go afterwards. */
   async removePoints(pointNumbers: readonly number[]): Promise<void> {
     if (pointNumbers.length === 0) return
