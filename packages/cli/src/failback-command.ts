@@ -19,9 +19,9 @@ import {
 } from '@secondsite/engine'
 import type { Invocation } from './command.js'
 import { EXIT, type ExitCode } from './exit-codes.js'
-import { unconfirmed } from './failover-command.js'
 import { list } from './output.js'
 import { reverseText } from './reverse-command.js'
+import { unconfirmed } from './unconfirmed.js'
 
 /** What `failback` is given. */
 export interface FailbackGiven {

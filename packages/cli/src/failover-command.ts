@@ -7,7 +7,6 @@ import {
   type Failover,
   type FailoverOutlook,
   formatBytes,
-  formatDuration,
   openReplica,
   type RecoveryPointChoice,
   type Replica,
@@ -15,9 +14,10 @@ import {
 } from '@secondsite/engine'
 import type { Invocation } from './command.js'
 import { EXIT, type ExitCode } from './exit-codes.js'
-import { list } from './output.js'
 import { ended, timeText } from './recovery-command.js'
+import { failoverReverse, failoverText, type PlannedGiven } from './failover-reverse-command.js'
 import { requirePlace, runText, untilOver } from './run-command.js'
+import { unconfirmed } from './unconfirmed.js'
 
 /** `failover prepare STATE MACHINE`: the primary's part of a planned failover. */
 export async function failoverPrepare(
@@ -59,8 +59,9 @@ export interface StartGiven extends ServeGiven {
 export async function failoverStart(
   invocation: Invocation,
   [directory = '']: string[],
-  given: StartGiven,
+  given: StartGiven & PlannedGiven,
 ): Promise<ExitCode> {
+  if (given.reverse) return failoverReverse(invocation, directory, given)
   requirePlace(given)
   await using replica = await openReplica({ directory })
   const outlook = await replica.explainFailover(given.planned ? 'LatestProcessed' : given.point)
@@ -77,23 +78,8 @@ export async function failoverStart(
 }
 
 function explain({ output, isJson }: Invocation, outlook: FailoverOutlook): void {
-  if (isJson) return output.json({ outlook })
-  const { state, pointTimeMs, lossMs, receivedBytes, undoneBytes } = outlook
-  output.say(
-    list([
-      ['state of the replica', state],
-      ['disks would begin with', timeText(pointTimeMs)],
-      ['lost of the past', formatDuration(lossMs)],
-      ['received, not applied yet', formatBytes(receivedBytes)],
-      ['taken back of the newest state', formatBytes(undoneBytes)],
-    ]),
-  )
-}
-
-export function unconfirmed({ output, isJson }: Invocation, text: string): ExitCode {
-  if (isJson) output.json({ done: false, note: text })
-  else output.say(text)
-  return EXIT.refused
+  if (isJson) output.json({ outlook })
+  else output.say(failoverText(outlook))
 }
 
 /** The disks stay failed over when the command ends; `failover serve` serves them again. */

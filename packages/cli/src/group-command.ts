@@ -16,9 +16,9 @@ import {
 } from '@secondsite/engine'
 import type { Invocation } from './command.js'
 import { EXIT, type ExitCode } from './exit-codes.js'
-import { unconfirmed } from './failover-command.js'
 import { table } from './output.js'
 import { ended, timeText } from './recovery-command.js'
+import { unconfirmed } from './unconfirmed.js'
 
 /** `group list STATE`: the groups of a primary's engine. */
 export async function groupList(

@@ -138,6 +138,9 @@ After a disaster, at the second site:
 Planned: shut the machine down, end protect, then
   secondsite failover prepare /var/lib/secondsite/web01 web01
   secondsite failover start /mnt/second/web01 --planned --nbd unix:/run/web01.sock --yes
+or, to be protected again at once (then \`protect\` there serves the disks):
+  secondsite failover start /mnt/second/web01 --planned --reverse --state /var/lib/secondsite/away \\
+    --home /srv/vm/home-store --former-state /var/lib/secondsite/web01 --yes
 `
 
 const SETTINGS = `

@@ -185,6 +185,19 @@ function addFailoverVerbs(program: Command, wire: Wire, help: Help): void {
     .option(...RUN)
     .option('--planned', 'after `failover prepare`: the last state, nothing lost')
     .option('--fence-primary', 'although the primary still replicates: it is refused from then on')
+    .option(
+      '--reverse',
+      'planned, in place of serving: replicate back at once, with the options of `reverse`',
+    )
+    .option('--state <directory>', 'to reverse: state directory of the side that is active from then on')
+    .option('--home <directory>', 'to reverse: folder for the store of the way home, at the former primary')
+    .option('--former-state <directory>', 'to reverse: state directory of the former primary')
+    .option(
+      '--former-disk <name=path>',
+      'to reverse without it: where a disk is, or is made; once a disk',
+      diskPath,
+    )
+    .option('--drop-locked', 'to reverse: also give up recovery points that are locked')
     .option(...YES)
   wire(addPointOptions(started), withPoint(failoverStart as never, 'Latest'))
   const served = failover.command('serve').description('Serve the disks of a failover that has begun.')

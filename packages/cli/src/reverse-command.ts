@@ -14,9 +14,9 @@ import {
 } from '@secondsite/engine'
 import type { Invocation } from './command.js'
 import { EXIT, type ExitCode } from './exit-codes.js'
-import { unconfirmed } from './failover-command.js'
 import { list } from './output.js'
 import { timeText } from './recovery-command.js'
+import { unconfirmed } from './unconfirmed.js'
 
 /** What `reverse` is given. */
 export interface ReverseGiven {
@@ -35,7 +35,7 @@ export async function reverse(
   [directory = '']: string[],
   given: ReverseGiven,
 ): Promise<ExitCode> {
-  if ((given.formerState === undefined) === (given.formerDisk === undefined)) throw oneOfBoth()
+  requireFormer(given)
   await using replica = await openReplica({ directory })
   await using home = given.formerState ? await Engine.open({ stateDirectory: given.formerState }) : undefined
   const former: FormerPrimary = home ? { engine: home } : { disks: given.formerDisk ?? {} }
@@ -52,7 +52,7 @@ export async function reverse(
     dropLocked: given.dropLocked ?? false,
     ...(given.loser ? { loser: given.loser } : {}),
   })
-  tell(invocation, report)
+  tellReversed(invocation, report)
   return EXIT.ok
 }
 
@@ -87,7 +87,11 @@ function writesText({ bytes, firstMs, lastMs }: SideWrites): string {
   return bytes === 0 ? 'nothing' : `up to ${formatBytes(bytes)}${span}`
 }
 
-function tell({ output, isJson }: Invocation, { machine, candidateBytes, lostLogs }: ReverseReport): void {
+/** What a reversal has brought. */
+export function tellReversed(
+  { output, isJson }: Invocation,
+  { machine, candidateBytes, lostLogs }: ReverseReport,
+): void {
   const { name, state, diskPaths: disks, replicaDirectory } = machine
   if (isJson) return output.json({ machine: name, state, disks, candidateBytes, lostLogs })
   output.say(`${name} is replicated from ${disks.join(', ')} to ${replicaDirectory}`)
@@ -95,10 +99,15 @@ function tell({ output, isJson }: Invocation, { machine, candidateBytes, lostLog
   for (const path of lostLogs) output.say(`given up, kept: ${path}`)
 }
 
-function oneOfBoth(): SecondsiteError {
+/** @throws {OPTION_OUT_OF_RANGE} unless it is said where the former primary is, in one way */
+export function requireFormer({
+  formerState,
+  formerDisk,
+}: Pick<ReverseGiven, 'formerState' | 'formerDisk'>): void {
+  if ((formerState === undefined) !== (formerDisk === undefined)) return
   const range = '--former-state, or one --former-disk for each disk'
-  return new SecondsiteError('OPTION_OUT_OF_RANGE', {
-    message: `reverse needs ${range}`,
+  throw new SecondsiteError('OPTION_OUT_OF_RANGE', {
+    message: `a reversal needs ${range}`,
     details: { problems: [{ path: 'former', value: null, range }] },
   })
 }

@@ -83,6 +83,8 @@ export type {
   GroupPointChoice,
 } from './recovery/group-failover.js'
 export { chooseGroupPoint, groupPoints, startGroupFailover } from './recovery/group-failover.js'
+export type { PlannedFailoverOutlook, PlannedFailoverRequest } from './planned-failover.js'
+export { explainPlannedFailover, plannedFailover } from './planned-failover.js'
 export { reverseReplication } from './reverse.js'
 export type { DiskOutlook, ReverseOutlook } from './reverse-outlook.js'
 export { explainReverse } from './reverse-outlook.js'

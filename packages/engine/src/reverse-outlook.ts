@@ -54,19 +54,48 @@ const NOTHING: SideWrites = { bytes: 0, firstMs: null, lastMs: null, ranges: {} 
  * @throws {INVALID_STATE} unless the replica has been failed over
  * @throws {MACHINE_NOT_FOUND} and, of disks that cannot be opened there, their codes: they may hold what nobody knows of
  */
-export async function explainReverse(
-  replica: Replica,
-  { former: place, directory }: Pick<ReverseRequest, 'former' | 'directory'>,
-): Promise<ReverseOutlook> {
+export async function explainReverse(replica: Replica, place: ReversePlace): Promise<ReverseOutlook> {
   const { context } = replica
   const { machine, state } = await identityOf(context)
   context.next(state, 'reverseReplication', machine)
-  const former = formerOf(place, machine)
-  if (former && former.disks.length < former.diskPaths.length) await former.resume()
+  await takeUp(formerOf(place.former, machine))
   const failover = await replica.failover()
   const written = failover ? await writesOf(failover, context.pool) : NOTHING
+  return outlookOf(replica, place, { written, undone: await undoneRanges(context) })
+}
+
+/**
+ * The same before a failover to the newest state, which takes nothing back and has written nothing.
+ * @throws {MACHINE_NOT_FOUND} and as {@link explainReverse}
+ */
+export async function explainReverseAhead(replica: Replica, place: ReversePlace): Promise<ReverseOutlook> {
+  await takeUp(formerOf(place.former, await replica.machine()))
+  return outlookOf(replica, place, { written: NOTHING, undone: {} })
+}
+
+/** Where the other side is, and the folder of the way home. */
+export type ReversePlace = Pick<ReverseRequest, 'former' | 'directory'>
+
+/** What the active side has done, and the failover to what the former primary had sent. */
+interface OwnChanges {
+  readonly written: SideWrites
+  readonly undone: Readonly<Record<string, readonly ByteRange[]>>
+}
+
+/** Disks that were not there when the former primary was opened. */
+async function takeUp(former: ProtectedMachine | undefined): Promise<void> {
+  if (former && former.disks.length < former.diskPaths.length) await former.resume()
+}
+
+async function outlookOf(
+  replica: Replica,
+  { former: place, directory }: ReversePlace,
+  { written, undone }: OwnChanges,
+): Promise<ReverseOutlook> {
+  const { context } = replica
+  const { machine, state } = await identityOf(context)
+  const former = formerOf(place, machine)
   const unsent = former ? await writesOf(former, context.pool) : null
-  const undone = await undoneRanges(context)
   const images = await context.store.disks()
   const disks = images.map(({ name, sizeBytes }) => {
     const path = pathOf(name, place, former, directory)

@@ -3,11 +3,14 @@
  */
 
 import { mkdirSync } from 'node:fs'
+import { resolve } from 'node:path'
 import type { Adoption, Engine } from './engine.js'
+import { SecondsiteError } from './errors.js'
 import type { PolicyInput } from './protection/policy.js'
 import type { ProtectedMachine } from './protection/protected-machine.js'
 import { type ByteRange, fromPairs, toPairs, totalBytes } from './ranges.js'
 import type { RecoveryContext } from './recovery/context.js'
+import { ReplicaStore } from './store/replica-store.js'
 import { TrackedDisk } from './track/tracked-disk.js'
 
 /** Where the former primary is: still known to its engine, or nothing but places for the disks. */
@@ -76,6 +79,24 @@ export function candidatesOf(
   disks: readonly { readonly disk: string; readonly ranges: readonly ByteRange[] | null }[],
 ): ReversePlan['candidates'] {
   return Object.fromEntries(disks.map(({ disk, ranges }) => [disk, ranges && toPairs(ranges)] as const))
+}
+
+/**
+ * The places of the new relationship are free: found out only on the way, they would leave the machine with no primary.
+ * @throws {STORE_FOREIGN, MACHINE_EXISTS}
+ */
+export async function requirePlaces(
+  { clock }: RecoveryContext,
+  { engine, former, directory }: Pick<ReverseRequest, 'engine' | 'former' | 'directory'>,
+  machine: string,
+): Promise<void> {
+  await ReplicaStore.requireFree(resolve(directory), machine, clock)
+  const isFormer = 'engine' in former && former.engine === engine
+  if (isFormer || engine.machines.every(({ name }) => name !== machine)) return
+  throw new SecondsiteError('MACHINE_EXISTS', {
+    message: `the engine that is to protect ${machine} protects a machine of that name already`,
+    details: { machine, reason: machine },
+  })
 }
 
 /** Nobody may write to the former primary's disks behind the plan. @throws {MACHINE_RUNNING} when a client has one open */

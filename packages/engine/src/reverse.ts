@@ -24,6 +24,7 @@ import {
   endExports,
   moveGroup,
   recordedPlan,
+  requirePlaces,
   retireFormer,
   type ReversePlan,
   type ReverseReport,
@@ -38,6 +39,7 @@ import { ReplicaStore } from './store/replica-store.js'
  * @throws {SPLIT_BRAIN} when the former primary holds writes that were never sent, and no side is named as the loser; what each
  *   side has stands in the details, nothing has changed
  * @throws {MACHINE_RUNNING} when a client has a disk of the former primary open
+ * @throws {STORE_FOREIGN} when the folder holds another replica; {MACHINE_EXISTS} when the engine protects a machine of that name
  */
 export async function reverseReplication(replica: Replica, request: ReverseRequest): Promise<ReverseReport> {
   const context = replica.context
@@ -46,7 +48,10 @@ export async function reverseReplication(replica: Replica, request: ReverseReque
   const recorded = await recordedPlan(context)
   if (recorded === undefined) refuseSplit(await explainReverse(replica, request), request)
   if ((recorded?.loser ?? request.loser) === 'replica') return keepPrimary(replica, request, recorded)
-  if (recorded === undefined) await endExports(formerOf(request.former, machine))
+  if (recorded === undefined) {
+    await requirePlaces(context, request, machine)
+    await endExports(formerOf(request.former, machine))
+  }
   await replica.commitFailover({ dropLocked: request.dropLocked ?? false })
   const plan = recorded ?? (await makePlan(replica, request))
   await context.step('reverse.before-recording')

@@ -138,6 +138,19 @@ export class ReplicaStore implements AsyncDisposable {
     return new ReplicaStore(directory, undefined, openDatabase(REPLICA_DATABASE, placeOf(directory)), clock)
   }
 
+  /**
+   * Asks whether a relationship that begins may have the folder: it holds no store, or that of one that has ended.
+   * @throws {STORE_FOREIGN}, and as {@link openBeside}; nothing has changed
+   */
+  static async requireFree(directory: string, machine: string, clock: Clock): Promise<void> {
+    if (!existsSync(ReplicaStore.fileOf(directory))) return
+    await using store = ReplicaStore.openBeside(directory, clock)
+    const identity = await store.identity()
+    if (identity === undefined || identity.state === 'Disabled') return
+    const reason = `it holds the replica of ${identity.machine}`
+    throw foreign(directory, reason, { machine, heldFor: identity.machine })
+  }
+
   /** Whether this process alone writes to spool and images. */
   get isOwner(): boolean {
     return this.#lock !== undefined
