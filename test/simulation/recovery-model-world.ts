@@ -13,7 +13,7 @@ import {
   type Replica,
   type ReplicationState,
 } from '@secondsite/engine'
-import { SeededRandom } from '@secondsite/engine/testing'
+import { SeededRandom, WorkerPool } from '@secondsite/engine/testing'
 import { expect } from 'vitest'
 import { KIB, Workplace } from '../scenarios/workplace.js'
 import { type Content, expectBytes, History, ModelClock } from './recovery-model-oracle.js'
@@ -26,12 +26,13 @@ export interface Settings {
   readonly policy: PolicyInput
   readonly sizesBytes: readonly number[]
   readonly keepsEveryWrite: boolean
+  readonly frameBytes: number
 }
 
 export function settingsOf(random: SeededRandom): Settings {
   const keepsEveryWrite = random.below(3) === 0
   const sizesBytes = DISK_NAMES.slice(random.below(2)).map(
-    () => 64 * KIB * (2 + random.below(4)) + 512 * random.below(20),
+    () => 64 * KIB * (1 + random.below(3)) + 512 * random.below(20),
   )
   const always = {
     replicationFrequencySeconds: 86_400,
@@ -44,7 +45,8 @@ export function settingsOf(random: SeededRandom): Settings {
   const points = keepsEveryWrite
     ? { recoveryPoints: 2, recoveryPointIntervalSeconds: 1, keepEveryWrite: kept }
     : pointRules(random)
-  return { policy: { ...always, ...points }, sizesBytes, keepsEveryWrite }
+  const frameBytes = KIB * (random.below(2) === 0 ? 16 : 64)
+  return { policy: { ...always, ...points }, sizesBytes, keepsEveryWrite, frameBytes }
 }
 
 function pointRules(random: SeededRandom): PolicyInput {
@@ -52,6 +54,16 @@ function pointRules(random: SeededRandom): PolicyInput {
   const recoveryPointIntervalSeconds = random.below(2) === 0 ? 600 : 3600
   const retention = [{}, { hourly: 2, daily: 1 }, { lockHours: 1 }][random.below(3)] ?? {}
   return { recoveryPoints, recoveryPointIntervalSeconds, retention }
+}
+
+/**
+ * Worker threads of all lives: a process has them once, while a life opens a dozen engines and replicas, and most of its time
+ * would be spent on starting theirs.
+ */
+const threads = new WorkerPool({ threadCountMax: 2 })
+
+export function endThreads(): Promise<void> {
+  return threads.close()
 }
 
 export class World {
@@ -113,8 +125,8 @@ export class World {
     this.#engines[site] ??= await Engine.open({
       stateDirectory: this.#place.path(`state-${site}`),
       clock: this.clock,
-      threadCountMax: 2,
-      frameBytes: 16 * KIB,
+      threadsOf: threads,
+      frameBytes: this.settings.frameBytes,
       batchBytes: 64 * KIB,
       windowBytes: 128 * KIB,
       step: (name) => this.#step(name),
@@ -159,7 +171,7 @@ export class World {
   async openReplica(): Promise<Replica> {
     await this.replica?.close()
     this.replica = undefined
-    const options = { directory: this.storeOf(this.passive), clock: this.clock, threadCountMax: 2 }
+    const options = { directory: this.storeOf(this.passive), clock: this.clock, threadsOf: threads }
     this.replica = await openReplica(options)
     return this.replica
   }

@@ -11,7 +11,7 @@ import { type Clock, systemClock } from './clock.js'
 import { closeInOrder } from './closing.js'
 import { SecondsiteError } from './errors.js'
 import { FrozenCuts } from './frozen-cuts.js'
-import { WorkerPool } from './pool/pool.js'
+import { poolOf, WorkerPool } from './pool/pool.js'
 import {
   type EventFilter,
   EventLog,
@@ -88,6 +88,8 @@ export interface EngineOptions {
   readonly random?: Random
   /** Worker threads, default the number of processors. */
   readonly threadCountMax?: number
+  /** Uses the threads of that pool, which stays open longer, instead of its own. */
+  readonly threadsOf?: WorkerPool
   /** Bytes of a frame before encoding, 4096 to 16 MiB, default 4 MiB. */
   readonly frameBytes?: number
   /** Bytes of data of one batch of initial replication, default 64 MiB. */
@@ -141,9 +143,7 @@ export class Engine implements AsyncDisposable {
    */
   static async open(options: EngineOptions): Promise<Engine> {
     const store = StateStore.open(resolve(options.stateDirectory), options.clock ?? systemClock)
-    const pool = new WorkerPool(
-      options.threadCountMax === undefined ? {} : { threadCountMax: options.threadCountMax },
-    )
+    const pool = poolOf(options)
     const engine = new Engine(options, store, pool)
     try {
       await engine.#cuts.thawLeft(await store.machines(), engine.#events)

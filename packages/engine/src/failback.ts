@@ -316,8 +316,8 @@ class Trip {
   }
 
   async #homeReplica(): Promise<Replica> {
-    const { clock, random, step } = this.#place.replica.context
-    this.#home ??= await openReplica({ directory: this.#directory, clock, random, step })
+    const { clock, random, step, pool: threadsOf } = this.#place.replica.context
+    this.#home ??= await openReplica({ directory: this.#directory, clock, random, step, threadsOf })
     return this.#home
   }
 

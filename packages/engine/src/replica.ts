@@ -6,7 +6,7 @@ import { resolve } from 'node:path'
 import { ReplicaApplier } from './apply/replica-applier.js'
 import { type Clock, systemClock } from './clock.js'
 import { isSecondsiteError } from './errors.js'
-import { WorkerPool } from './pool/pool.js'
+import { poolOf, type WorkerPool } from './pool/pool.js'
 import { requireTransition } from './protection/machine.js'
 import { type Random, systemRandom } from './random.js'
 import type { RecoveryContext } from './recovery/context.js'
@@ -23,6 +23,8 @@ export interface ReplicaOptions {
   readonly random?: Random
   /** Worker threads, default the number of processors. */
   readonly threadCountMax?: number
+  /** Uses the threads of that pool, which stays open longer, instead of its own. */
+  readonly threadsOf?: WorkerPool
   /** Called with the name of each step just before it; a test ends the process there. */
   readonly step?: StepObserver
 }
@@ -41,9 +43,7 @@ export async function openReplica(options: ReplicaOptions): Promise<Replica> {
   const { clock = systemClock, random = systemRandom, step = () => {} } = options
   const directory = resolve(options.directory)
   const store = ReplicaStore.openBeside(directory, clock)
-  const pool = new WorkerPool(
-    options.threadCountMax === undefined ? {} : { threadCountMax: options.threadCountMax },
-  )
+  const pool = poolOf(options)
   const context: RecoveryContext = {
     directory,
     store,

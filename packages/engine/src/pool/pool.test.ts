@@ -255,3 +255,36 @@ describe('limits', () => {
     await expect(pool.run('echo', 1)).rejects.toMatchObject({ code: 'ABORTED' })
   })
 })
+
+describe('a pool over the threads of another', () => {
+  it('refuses tasks after closing and waits for its own before; the other goes on', async () => {
+    const owner = badPool()
+    const borrower = new WorkerPool<BadTasks>({ threadsOf: owner as never })
+    const stop = new AbortController()
+    const flag = sharedFlag()
+    const theirs = owner.run('waitForStop', { started: flag }, { signal: stop.signal })
+    await started(flag)
+    let isClosed = false
+    const mine = borrower.run('echo', 'mine')
+    const closing = borrower.close().then(() => void (isClosed = true))
+    await expect(borrower.run('echo', 'late')).rejects.toMatchObject({ code: 'ABORTED' })
+    expect(isClosed).toBe(false)
+    stop.abort()
+    await expect(theirs).rejects.toMatchObject({ code: 'ABORTED' })
+    await closing
+    expect(await mine).toBe('mine')
+    expect(await owner.run('echo', 'still here')).toBe('still here')
+  })
+
+  it('waits for no task of the other', async () => {
+    const owner = badPool()
+    const borrower = new WorkerPool<BadTasks>({ threadsOf: owner as never })
+    const stop = new AbortController()
+    const flag = sharedFlag()
+    const theirs = owner.run('waitForStop', { started: flag }, { signal: stop.signal })
+    await started(flag)
+    await borrower.close()
+    stop.abort()
+    await expect(theirs).rejects.toMatchObject({ code: 'ABORTED' })
+  })
+})

@@ -31,6 +31,14 @@ export interface PoolOptions {
   readonly queueLengthMax?: number
   /** The worker file, default that of the built package. A test gives its own, with its own table. */
   readonly workerUrl?: URL
+  /** Uses the threads and the queue of that pool, which stays open longer than this one; the other options say nothing then. */
+  readonly threadsOf?: WorkerPool | undefined
+}
+
+/** How an engine or a replica is told which threads to use. */
+interface ThreadOptions {
+  readonly threadCountMax?: number
+  readonly threadsOf?: WorkerPool
 }
 
 /** Options of one task. */
@@ -42,23 +50,15 @@ export interface RunOptions {
 
 /** Runs the tasks of a table in worker threads. */
 export class WorkerPool<Table extends TaskTable = Tasks> {
-  readonly #piscina: Piscina<unknown, TaskReply>
+  readonly #piscina: Threads
+  readonly #isBorrower: boolean
+  /** Tasks of a borrower that have not settled: its close waits for them alone. */
+  readonly #borrowed = new Set<Promise<unknown>>()
   #isClosed = false
 
   constructor(options: PoolOptions = {}) {
-    const url = options.workerUrl ?? new URL('./worker.js', import.meta.url)
-    this.#piscina = new Piscina({
-      filename: url.href,
-      minThreads: 1,
-      maxThreads: options.threadCountMax ?? Math.max(2, availableParallelism()),
-      maxQueue: options.queueLengthMax ?? POOL_QUEUE_MAX,
-      idleTimeout: IDLE_TIMEOUT_MS,
-      // 'sync' would make a worker's event loop wait inside Atomics.wait.
-      atomics: 'disabled',
-      resourceLimits: { maxOldGenerationSizeMb: WORKER_HEAP_MIB_MAX },
-    })
-    // A worker that dies with no task is replaced when it is needed; unheard, its error would end the process.
-    this.#piscina.on('error', () => {})
+    this.#isBorrower = options.threadsOf !== undefined
+    this.#piscina = options.threadsOf ? options.threadsOf.#piscina : startThreads(options)
   }
 
   /** Tasks that wait for a thread. */
@@ -84,17 +84,48 @@ export class WorkerPool<Table extends TaskTable = Tasks> {
     const flag = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT))
     const transferList = [...(options.transfer ?? [])]
     const running = this.#piscina.run({ name, args, flag }, { transferList })
+    if (this.#isBorrower) this.#note(running)
     const reply = await stoppable(running.catch(rethrowOf(name)), flag, options.signal)
     if ('error' in reply) throw fromPlainError(reply.error)
     return reply.value as ResultOf<Table, Name>
   }
 
-  /** Waits for running and queued tasks, then ends the threads; tasks given later are refused with ABORTED. */
+  /** Waits for running and queued tasks, then ends the threads that are its own; tasks given later are refused with ABORTED. */
   async close(): Promise<void> {
     if (this.#isClosed) return
     this.#isClosed = true
-    await this.#piscina.close()
+    await (this.#isBorrower ? Promise.allSettled(this.#borrowed) : this.#piscina.close())
   }
+
+  #note(running: Promise<unknown>): void {
+    this.#borrowed.add(running)
+    const forget = (): void => void this.#borrowed.delete(running)
+    running.then(forget, forget)
+  }
+}
+
+/** The pool that somebody who was given these options works with; its close is theirs to call. */
+export function poolOf({ threadCountMax, threadsOf }: ThreadOptions): WorkerPool {
+  return new WorkerPool({ ...(threadCountMax === undefined ? {} : { threadCountMax }), threadsOf })
+}
+
+type Threads = Piscina<unknown, TaskReply>
+
+function startThreads({ workerUrl, threadCountMax, queueLengthMax }: PoolOptions): Threads {
+  const url = workerUrl ?? new URL('./worker.js', import.meta.url)
+  const threads: Threads = new Piscina({
+    filename: url.href,
+    minThreads: 1,
+    maxThreads: threadCountMax ?? Math.max(2, availableParallelism()),
+    maxQueue: queueLengthMax ?? POOL_QUEUE_MAX,
+    idleTimeout: IDLE_TIMEOUT_MS,
+    // 'sync' would make a worker's event loop wait inside Atomics.wait.
+    atomics: 'disabled',
+    resourceLimits: { maxOldGenerationSizeMb: WORKER_HEAP_MIB_MAX },
+  })
+  // A worker that dies with no task is replaced when it is needed; unheard, its error would end the process.
+  threads.on('error', () => {})
+  return threads
 }
 
 /** The reply, or ABORTED as soon as `signal` stops the task before it began. */

@@ -5,6 +5,7 @@
 export type { FileFault, FileOperation } from '../native/faults.js'
 export type { Codec, CompressionPolicy, EncodedFrame } from '../pool/frame.js'
 export { decodeFrame, encodeFrame } from '../pool/frame.js'
+export { WorkerPool } from '../pool/pool.js'
 export { SeededRandom } from '../random.js'
 export type { ByteStream } from '../transport/byte-channel.js'
 export { ByteChannel, lostError } from '../transport/byte-channel.js'
