@@ -9,7 +9,7 @@ import { resolve } from 'node:path'
 import { FolderReplica } from './apply/folder-replica.js'
 import { type Clock, systemClock } from './clock.js'
 import { closeInOrder } from './closing.js'
-import { SecondsiteError } from './errors.js'
+import { SecondsiteError, optionOutOfRange } from './errors.js'
 import { FrozenCuts } from './frozen-cuts.js'
 import { poolOf, WorkerPool } from './pool/pool.js'
 import {
@@ -32,7 +32,7 @@ import { DiskStore } from './store/disk-store.js'
 import { ResyncStore } from './store/resync-store.js'
 import type { Disk, Machine } from './store/state-schema.js'
 import { StateStore } from './store/state-store.js'
-import { badRequest, type CheckedDisk, checkDisk, type DiskInput } from './track/disk-input.js'
+import { type CheckedDisk, checkDisk, type DiskInput } from './track/disk-input.js'
 import { closeDisks, TrackedDisk } from './track/tracked-disk.js'
 import { hasTrackingFile, removeTrackingFiles } from './track/tracking-files.js'
 import type { Transport } from './transport/channel.js'
@@ -221,8 +221,10 @@ export class Engine implements AsyncDisposable {
    * @throws {OPTION_OUT_OF_RANGE, GROUP_EXISTS, MACHINE_NOT_FOUND, MACHINE_IN_GROUP}
    */
   async createGroup(request: GroupRequest): Promise<ConsistencyGroup> {
-    if (!NAME.test(request.name)) throw badRequest('name', request.name, NAME_RANGE)
-    if (request.machines.length === 0) throw badRequest('machines', '[]', 'at least one machine')
+    if (!NAME.test(request.name))
+      throw optionOutOfRange({ path: 'name', value: request.name, range: NAME_RANGE })
+    if (request.machines.length === 0)
+      throw optionOutOfRange({ path: 'machines', value: '[]', range: 'at least one machine' })
     return this.#groups.create(
       request.name,
       request.machines.map((name) => this.machine(name)),
@@ -462,8 +464,8 @@ function stateOfAdopted({ isResyncOwed, isHeld = false }: Adoption): Replication
 
 /** @throws {OPTION_OUT_OF_RANGE} and what {@link checkDisk} refuses */
 function checkRequest({ name, disks }: EnableRequest): CheckedDisk[] {
-  if (!NAME.test(name)) throw badRequest('name', name, NAME_RANGE)
-  if (disks.length === 0) throw badRequest('disks', '[]', 'at least one disk')
+  if (!NAME.test(name)) throw optionOutOfRange({ path: 'name', value: name, range: NAME_RANGE })
+  if (disks.length === 0) throw optionOutOfRange({ path: 'disks', value: '[]', range: 'at least one disk' })
   const checked: CheckedDisk[] = []
   for (const disk of disks)
     checked.push(

@@ -95,6 +95,28 @@ export function asSecondsiteError(thrown: unknown): SecondsiteError {
   return new SecondsiteError('INTERNAL', { message: thrown.message, details, cause: thrown })
 }
 
+/** An option, what was given for it, and what it may be. */
+export interface OptionProblem {
+  readonly path: string
+  readonly value: JsonValue
+  readonly range: string
+}
+
+/** OPTION_OUT_OF_RANGE for one option. */
+export function optionOutOfRange({ path, value, range }: OptionProblem, message?: string): SecondsiteError {
+  return new SecondsiteError('OPTION_OUT_OF_RANGE', {
+    message: message ?? `${path} is ${JSON.stringify(value)}, must be ${range}`,
+    details: { problems: [{ path, value, range }] },
+  })
+}
+
+/** @throws {OPTION_OUT_OF_RANGE} unless `value` is a whole number from `min` to `max` */
+export function checkWithin(path: string, value: number, min: number, max: number): number {
+  if (Number.isSafeInteger(value) && value >= min && value <= max) return value
+  const range = `a whole number from ${min} to ${max}`
+  throw optionOutOfRange({ path, value: Number.isFinite(value) ? value : String(value), range })
+}
+
 const SYSTEM_CODES: Readonly<Record<string, ErrorCode>> = {
   ENOENT: 'PATH_NOT_FOUND',
   ENOTDIR: 'PATH_NOT_FOUND',

@@ -10,7 +10,7 @@
 
 import { rmSync } from 'node:fs'
 import { join, resolve } from 'node:path'
-import { SecondsiteError } from './errors.js'
+import { SecondsiteError, optionOutOfRange } from './errors.js'
 import type { ProtectedMachine } from './protection/protected-machine.js'
 import type { RecoveryContext } from './recovery/context.js'
 import { identityOf } from './recovery/context.js'
@@ -125,8 +125,6 @@ async function adoptImages(context: RecoveryContext, { adoption }: ReversePlan):
 
 function noPrimary(): SecondsiteError {
   const range = 'the engine of the former primary'
-  return new SecondsiteError('OPTION_OUT_OF_RANGE', {
-    message: `the former primary goes on, so ${range} is needed`,
-    details: { problems: [{ path: 'former', value: null, range }] },
-  })
+  const message = `the former primary goes on, so ${range} is needed`
+  return optionOutOfRange({ path: 'former', value: null, range }, message)
 }

@@ -12,6 +12,8 @@ export const MIB = 1024 * KIB
 export const GIB = 1024 * MIB
 /** Every offset and length of a disk is a multiple of this. */
 export const SECTOR_BYTES = 512
+/** Nanoseconds of a millisecond. */
+export const NS_PER_MS = 1_000_000n
 /** Milliseconds of a second. */
 export const SECOND_MS = 1000
 /** Milliseconds of a minute. */

@@ -13,8 +13,8 @@
  */
 
 import { basename } from 'node:path'
-import { SecondsiteError } from '../errors.js'
-import { checkDisk, badRequest, type CheckedDisk, type DiskInput } from '../track/disk-input.js'
+import { SecondsiteError, optionOutOfRange } from '../errors.js'
+import { checkDisk, type CheckedDisk, type DiskInput } from '../track/disk-input.js'
 import type { TrackedDisk } from '../track/tracked-disk.js'
 import { hasTrackingFile, removeTrackingFiles } from '../track/tracking-files.js'
 import type { MachineContext } from './machine-context.js'
@@ -97,8 +97,14 @@ async function undo(
 export async function removeDisk(context: MachineContext, name: string): Promise<void> {
   const disk = context.disks.find((one) => one.name === name)
   const names = context.disks.map((one) => one.name)
-  if (disk === undefined) throw badRequest('disk', name, `one of ${names.join(', ')}`)
-  if (names.length === 1) throw badRequest('disk', name, 'not the only one; disable ends the protection')
+  if (disk === undefined)
+    throw optionOutOfRange({ path: 'disk', value: name, range: `one of ${names.join(', ')}` })
+  if (names.length === 1)
+    throw optionOutOfRange({
+      path: 'disk',
+      value: name,
+      range: 'not the only one; disable ends the protection',
+    })
   await context.work.step('disk.before-leaving')
   await context.members.leave(disk.diskId)
   context.disks = context.disks.filter((one) => one !== disk)

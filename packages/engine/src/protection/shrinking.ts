@@ -15,9 +15,9 @@
  */
 
 import type { DiskShrink } from '../disk-shrink.js'
-import { SecondsiteError } from '../errors.js'
+import { SecondsiteError, optionOutOfRange } from '../errors.js'
 import type { Disk } from '../store/state-schema.js'
-import { badRequest, diskSizeBytes } from '../track/disk-input.js'
+import { diskSizeBytes } from '../track/disk-input.js'
 import type { MachineContext } from './machine-context.js'
 
 /** A shrink that was accepted; null of a disk without one. */
@@ -52,7 +52,12 @@ export async function acceptShrinks(
   const rows = await context.store.disks(context.machineId)
   const accepted = Object.entries(sizes).flatMap(([name, sizeBytes]) => {
     const row = rows.find((one) => one.name === name)
-    if (row === undefined) throw badRequest('disk', name, `one of ${rows.map((one) => one.name).join(', ')}`)
+    if (row === undefined)
+      throw optionOutOfRange({
+        path: 'disk',
+        value: name,
+        range: `one of ${rows.map((one) => one.name).join(', ')}`,
+      })
     const shrink = checkShrink(context, row, sizeBytes)
     return shrink ? [shrink] : []
   })

@@ -6,15 +6,14 @@
  * may share with the writes of the same batch, and its sequence number on its disk, which it shares with none.
  */
 
-import { SecondsiteError } from '../errors.js'
-import { MINUTE_MS } from '../units.js'
+import { SecondsiteError, checkWithin, optionOutOfRange } from '../errors.js'
+import { MINUTE_MS, NS_PER_MS } from '../units.js'
 import type { KeptLog } from '../store/recovery-schema.js'
 import type { ReplicaDisk } from '../store/replica-schema.js'
 import { BASE_MARGIN_MS, type FoundWrite, type KeptSpan } from './choice.js'
 import type { RecoveryContext } from './context.js'
 import { keptSpan, type RecoveryPoint } from './points.js'
 
-const NS_PER_MS = 1_000_000n
 /** Before and behind the time, by default. */
 const SPAN_MS = 5 * MINUTE_MS
 const INTERVALS_MAX = 1000
@@ -118,25 +117,16 @@ interface Window {
 
 function windowOf(time: number | bigint, options: AroundOptions): Window {
   const { spanMs = SPAN_MS, intervalCount = 20, writesEachSide = 10 } = options
-  checkRange('spanMs', spanMs, 1, SPAN_MS_MAX)
-  checkRange('intervalCount', intervalCount, 1, INTERVALS_MAX)
-  checkRange('writesEachSide', writesEachSide, 0, WRITES_MAX)
+  checkWithin('spanMs', spanMs, 1, SPAN_MS_MAX)
+  checkWithin('intervalCount', intervalCount, 1, INTERVALS_MAX)
+  checkWithin('writesEachSide', writesEachSide, 0, WRITES_MAX)
   const aroundNs = typeof time === 'bigint' ? time : BigInt(Math.trunc(time)) * NS_PER_MS
   const aroundMs = Number(aroundNs / NS_PER_MS)
-  checkRange('time', aroundMs, 0, Number.MAX_SAFE_INTEGER)
+  checkWithin('time', aroundMs, 0, Number.MAX_SAFE_INTEGER)
   const [fromMs, toMs] = [Math.max(0, aroundMs - spanMs), aroundMs + spanMs]
   // Rounded up, so that the last interval reaches the end.
   const intervalNs = (BigInt(toMs - fromMs) * NS_PER_MS) / BigInt(intervalCount) + 1n
   return { aroundNs, fromMs, toMs, intervalNs, intervalCount, writesEachSide }
-}
-
-function checkRange(path: string, value: number, min: number, max: number): void {
-  if (Number.isSafeInteger(value) && value >= min && value <= max) return
-  const range = `a whole number from ${min} to ${max}`
-  throw new SecondsiteError('OPTION_OUT_OF_RANGE', {
-    message: `${path} is ${value}, must be ${range}`,
-    details: { problems: [{ path, value: String(value), range }] },
-  })
 }
 
 function inexactReason(span: KeptSpan | undefined, timeMs: number): InexactReason | null {
@@ -295,7 +285,7 @@ export async function findWrite(
   context: RecoveryContext,
   { sequence, disk }: { readonly sequence: number; readonly disk?: string },
 ): Promise<FoundWrite> {
-  checkRange('sequence', sequence, 0, Number.MAX_SAFE_INTEGER)
+  checkWithin('sequence', sequence, 0, Number.MAX_SAFE_INTEGER)
   const { diskId, name } = await diskNamed(context, disk)
   const kept = (await context.recovery.keptLogs()).filter(
     (log) => log.diskId === diskId && log.kind === 'delta',
@@ -318,10 +308,8 @@ async function diskNamed(context: RecoveryContext, name: string | undefined): Pr
   const [first, ...others] = name === undefined ? disks : disks.filter((disk) => disk.name === name)
   if (first && others.length === 0) return first
   const range = `one of ${disks.map((disk) => disk.name).join(', ')}`
-  throw new SecondsiteError('OPTION_OUT_OF_RANGE', {
-    message: `each disk counts its own writes: a sequence number needs ${range}`,
-    details: { problems: [{ path: 'disk', value: name ?? null, range }] },
-  })
+  const message = `each disk counts its own writes: a sequence number needs ${range}`
+  throw optionOutOfRange({ path: 'disk', value: name ?? null, range }, message)
 }
 
 function notKept(directory: string, disk: string, sequence: number): SecondsiteError {

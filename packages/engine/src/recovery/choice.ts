@@ -4,6 +4,7 @@
 
 import { SecondsiteError } from '../errors.js'
 import type { PointKind } from '../states.js'
+import { NS_PER_MS } from '../units.js'
 
 /**
  * - `Latest`: what was received is applied first, then the newest state; the least is lost.
@@ -84,8 +85,6 @@ export interface FoundWrite extends KeptWrite {
   /** The latest time of it and of what its disk was given before it, Unix nanoseconds. */
   readonly latestNs: bigint
 }
-
-const NS_PER_MS = 1_000_000n
 
 /**
  * @param states - ascending by number, the newest one last

@@ -5,7 +5,7 @@
  * Only who applies removes them, since undo of a newer point than the one that is saved for must never be left behind.
  */
 
-import { SecondsiteError } from '../errors.js'
+import { SecondsiteError, optionOutOfRange } from '../errors.js'
 import type { Point } from '../store/recovery-schema.js'
 import { noPoint } from '../store/recovery-store.js'
 import { undoFolder } from '../store/undo-folder.js'
@@ -18,7 +18,7 @@ export async function lockPoint(
   untilMs: number,
 ): Promise<number> {
   if (!Number.isSafeInteger(untilMs) || untilMs <= clock.nowMs())
-    throw outOfRange('until', untilMs, 'a time that is still to come')
+    throw optionOutOfRange({ path: 'until', value: untilMs, range: 'a time that is still to come' })
   return recovery.lockPoint(number, untilMs)
 }
 
@@ -37,7 +37,7 @@ export async function unlockPoint(context: RecoveryContext, number: number): Pro
 export async function deletePoint(context: RecoveryContext, number: number): Promise<void> {
   const latest = await context.recovery.latest()
   if (latest?.cycle.cycleNumber === number)
-    throw outOfRange('point', number, 'an older one than the newest state')
+    throw optionOutOfRange({ path: 'point', value: number, range: 'an older one than the newest state' })
   await pointOf(context, number)
   await refuseUsed(context, number)
   const left = await context.recovery.deletePoint(number)
@@ -77,12 +77,5 @@ export function locked(directory: string, points: readonly number[], untilMs: nu
   return new SecondsiteError('POINT_LOCKED', {
     message: `${what} locked until ${new Date(untilMs).toISOString()}`,
     details: { path: directory, points: [...points], untilMs },
-  })
-}
-
-function outOfRange(path: string, value: number, range: string): SecondsiteError {
-  return new SecondsiteError('OPTION_OUT_OF_RANGE', {
-    message: `${path} is ${value}, must be ${range}`,
-    details: { problems: [{ path, value, range }] },
   })
 }

@@ -6,7 +6,7 @@
  * failover takes the replica away from its primary, which is refused from then on.
  */
 
-import { SecondsiteError } from '../errors.js'
+import { SecondsiteError, optionOutOfRange } from '../errors.js'
 import type { ReplicationState } from '../states.js'
 import type { FailoverKind } from '../store/recovery-schema.js'
 import { type AroundOptions, findWrite, readAround, type WritesAround } from './around.js'
@@ -517,10 +517,6 @@ function requirePlanned({ state }: ChosenState, directory: string): void {
 /** A planned failover loses nothing: it takes what was sent last. */
 function plannedChoice(choice: RecoveryPointChoice): RecoveryPointChoice {
   if (choice === 'Latest' || choice === 'LatestProcessed') return 'LatestProcessed'
-  throw new SecondsiteError('OPTION_OUT_OF_RANGE', {
-    message: 'a planned failover takes the newest state',
-    details: {
-      problems: [{ path: 'point', value: JSON.stringify(choice), range: 'Latest or LatestProcessed' }],
-    },
-  })
+  const problem = { path: 'point', value: JSON.stringify(choice), range: 'Latest or LatestProcessed' }
+  throw optionOutOfRange(problem, 'a planned failover takes the newest state')
 }

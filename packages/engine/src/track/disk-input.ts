@@ -3,7 +3,7 @@
  */
 
 import { basename, dirname, resolve } from 'node:path'
-import { SecondsiteError } from '../errors.js'
+import { SecondsiteError, optionOutOfRange } from '../errors.js'
 import { native } from '../native/index.js'
 
 /** A disk to be protected: a path, or a path with a folder of its own for logs and tracking file. */
@@ -30,7 +30,11 @@ export function checkDisk(input: DiskInput, otherPaths: readonly string[]): Chec
   const name = basename(path)
   const { sizeBytes } = native.probeDisk(path)
   if (Buffer.byteLength(name) > DISK_NAME_BYTES_MAX)
-    throw badRequest('disks', name, `file names of at most ${DISK_NAME_BYTES_MAX} bytes`)
+    throw optionOutOfRange({
+      path: 'disks',
+      value: name,
+      range: `file names of at most ${DISK_NAME_BYTES_MAX} bytes`,
+    })
   for (const other of otherPaths) refuseTwice(other, path)
   const trackingDirectory = resolve(
     ('trackingDirectory' in given && given.trackingDirectory) || dirname(path),
@@ -48,14 +52,6 @@ function refuseTwice(other: string, path: string): void {
     const message = `${other} and ${path} are the same disk`
     throw new SecondsiteError('DISK_SAME', { message, details: { path, other } })
   }
-  if (basename(other) === basename(path)) throw badRequest('disks', basename(path), 'file names that differ')
-}
-
-/** OPTION_OUT_OF_RANGE for one option. */
-export function badRequest(path: string, value: string, range: string): SecondsiteError {
-  const message = `${path} is ${JSON.stringify(value)}, must be ${range}`
-  return new SecondsiteError('OPTION_OUT_OF_RANGE', {
-    message,
-    details: { problems: [{ path, value, range }] },
-  })
+  if (basename(other) === basename(path))
+    throw optionOutOfRange({ path: 'disks', value: basename(path), range: 'file names that differ' })
 }

@@ -6,7 +6,7 @@
  */
 
 import { resolve } from 'node:path'
-import { SecondsiteError } from '../errors.js'
+import { checkWithin, optionOutOfRange } from '../errors.js'
 import { native } from '../native/index.js'
 import type { WorkerPool } from '../pool/pool.js'
 
@@ -86,8 +86,8 @@ export class NbdExport implements AsyncDisposable {
       listen: listenOf(options.listen),
       exports,
       ...(tls ? { tls: tlsOf(tls) } : {}),
-      spinUs: within('spinMicroseconds', spinMicroseconds, 0, 1000),
-      connectionCountMax: within('connectionCountMax', connectionCountMax, 1, 1024),
+      spinUs: checkWithin('spinMicroseconds', spinMicroseconds, 0, 1000),
+      connectionCountMax: checkWithin('connectionCountMax', connectionCountMax, 1, 1024),
     }
     const { handle, address } = (await pool.run('native', { call: 'startNbd', args: [server] })) as Started
     return new NbdExport(handle, address, pool)
@@ -136,7 +136,8 @@ const NO_COUNTERS: NbdCounters = {
 }
 
 function listenOf(listen: string): string {
-  if (!LISTEN.test(listen)) throw outOfRange('listen', listen, 'unix:PATH or tcp:HOST:PORT')
+  if (!LISTEN.test(listen))
+    throw optionOutOfRange({ path: 'listen', value: listen, range: 'unix:PATH or tcp:HOST:PORT' })
   return listen.startsWith('unix:') ? `unix:${resolve(listen.slice('unix:'.length))}` : listen
 }
 
@@ -148,16 +149,4 @@ function tlsOf({ certificatePath, keyPath, clientAuthorityPath, required = true 
     isRequired: required,
     ...authority,
   }
-}
-
-function within(path: string, value: number, min: number, max: number): number {
-  if (Number.isInteger(value) && value >= min && value <= max) return value
-  throw outOfRange(path, value, `a whole number from ${min} to ${max}`)
-}
-
-function outOfRange(path: string, value: string | number, range: string): SecondsiteError {
-  return new SecondsiteError('OPTION_OUT_OF_RANGE', {
-    message: `${path} is ${JSON.stringify(value)}, must be ${range}`,
-    details: { problems: [{ path, value, range }] },
-  })
 }
