@@ -44,14 +44,18 @@ async function isGone(processId: number): Promise<boolean> {
   return identityOf(processId) === undefined
 }
 
-/** A clock whose timers fire when the test says so. */
-function heldClock(): { clock: typeof systemClock; fire: () => void } {
+/** A clock whose first timer fires when the test says so, once there is one: a command can be ahead of who has started it. */
+function heldClock(): { clock: typeof systemClock; fire: () => Promise<void> } {
   const held: (() => void)[] = []
   const setTimer = (_ms: number, callback: () => void) => {
     held.push(callback)
     return () => undefined
   }
-  return { clock: { ...systemClock, setTimer }, fire: () => held[0]?.() }
+  const fire = async (): Promise<void> => {
+    while (held[0] === undefined) await systemClock.sleep(1)
+    held[0]()
+  }
+  return { clock: { ...systemClock, setTimer }, fire }
 }
 
 /** A shell that starts a child of its own, tells both numbers, and waits for the child. */
@@ -103,7 +107,7 @@ describe('a command', () => {
       details: { timeoutSeconds: 60 },
     })
     const [leader, child] = [Number(await written('leader')), Number(await written('child'))]
-    fire()
+    await fire()
     await outcome
     expect(await isGone(leader)).toBe(true)
     expect(await isGone(child)).toBe(true)
