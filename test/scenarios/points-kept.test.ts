@@ -51,6 +51,21 @@ async function json(...args: string[]) {
 
 const exitCodeOf = async (...args: string[]): Promise<number> => (await runHere(args)).exitCode
 
+describe('logs of which every write is kept', () => {
+  it('stay, and a file that a death has left behind the row of its log goes', async () => {
+    await place.begin({ ...HOURLY, keepEveryWrite: { hours: 24 } })
+    await place.cycle(60)
+    const history = place.path('replica/history')
+    const kept = readdirSync(history)
+    expect(kept.length).toBeGreaterThan(0)
+    writeFileSync(`${history}/left-behind.hrl`, 'a log')
+    await place.cycle(60)
+    const files = readdirSync(history)
+    expect(files).toEqual(expect.arrayContaining(kept))
+    expect(files).not.toContain('left-behind.hrl')
+  })
+})
+
 describe('a recovery point', () => {
   it('that is locked by hand is neither deleted nor expired, until it is unlocked', async () => {
     await place.begin(HOURLY)

@@ -2,7 +2,7 @@
  * The rule by which a cut looks as if data was being encrypted: a pure function of what it brought and of the cuts before.
  *
  * Encryption in place puts noise where data was that compresses; nothing else does so much of it all of a sudden. What it
- * sees, what it takes for it and what it misses stands in docs/attack.md. It only ever tells: nothing is stopped by it.
+ * sees, what it takes for it and what it misses stands in docs/points.md. It only ever tells: nothing is stopped by it.
  */
 
 import type { ChurnRow } from '../store/insight-schema.js'

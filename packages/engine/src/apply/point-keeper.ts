@@ -6,7 +6,7 @@
  * {@link expire} also finishes what a crash cut short: it merges or drops the files of points that have no row.
  */
 
-import { existsSync, mkdirSync, renameSync, rmSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import type { Clock } from '../clock.js'
 import { fromSystemError } from '../errors.js'
@@ -15,7 +15,8 @@ import type { RecoverySettings } from '../store/recovery-settings.js'
 import { RecoveryStore } from '../store/recovery-store.js'
 import type { Receipt, ReplicaDisk, SpooledLog } from '../store/replica-schema.js'
 import type { ReplicaStore } from '../store/replica-store.js'
-import { undoFolder } from '../store/undo-folder.js'
+import { historyFolder, undoFolder } from '../store/undo-folder.js'
+import { syncFolder } from '../sync-folder.js'
 import { HOUR_MS } from '../units.js'
 import type { ReplicaWork, UndoPlace } from './replica-work.js'
 import { expiredPoints, isPointDue, type KeptPoint } from './retention.js'
@@ -39,7 +40,7 @@ export class PointKeeper {
     this.#recovery = new RecoveryStore(store, clock)
     this.#work = work
     this.#clock = clock
-    this.#history = join(store.directory, 'history')
+    this.#history = historyFolder(store.directory)
   }
 
   /**
@@ -76,16 +77,10 @@ export class PointKeeper {
   async keepLogs(logs: readonly SpooledLog[]): Promise<readonly SpooledLog[]> {
     const { keepEveryWrite } = await this.#recovery.settings()
     if (keepEveryWrite.hours === 0) return logs
-    const kept = await Promise.all(
-      logs.filter((log) => log.kind !== 'initial').map((log) => this.#rowOf(log)),
-    )
-    await this.#recovery.addKeptLogs(kept)
+    const kept = logs.filter((log) => log.kind !== 'initial')
+    await this.#recovery.addKeptLogs(await Promise.all(kept.map((log) => this.#rowOf(log))))
     await this.#work.step('apply.before-keeping')
-    for (const row of kept)
-      this.#move(
-        logs.find((log) => log.logId === row.logId),
-        row,
-      )
+    this.#moveToHistory(kept)
     return logs.filter((log) => log.kind === 'initial')
   }
 
@@ -101,27 +96,30 @@ export class PointKeeper {
       diskId,
       cycleNumber,
       kind,
-      path: join(this.#history, basename(path)),
-      indexPath: join(this.#history, basename(indexPath)),
+      path: this.#inHistory(path),
+      indexPath: this.#inHistory(indexPath),
       sizeBytes: log.logSizeBytes + log.indexSizeBytes,
       cutTimeMs: cycle?.cutTimeMs ?? 0,
       isCoalesced: log.isCoalesced,
     }
   }
 
-  #move(log: SpooledLog | undefined, row: KeptLog): void {
+  /** Under their new names durably: the spool forgets them next. */
+  #moveToHistory(logs: readonly SpooledLog[]): void {
+    if (logs.length === 0) return
     try {
       mkdirSync(this.#history, { recursive: true })
       // The index first: a log that has none is not taken for one that is whole.
-      for (const [from, to] of [
-        [log?.indexPath ?? '', row.indexPath],
-        [log?.path ?? '', row.path],
-      ] as const) {
-        if (existsSync(from)) renameSync(from, to)
-      }
+      for (const from of logs.flatMap(({ path, indexPath }) => [indexPath, path]))
+        if (existsSync(from)) renameSync(from, this.#inHistory(from))
+      syncFolder(this.#history)
     } catch (error) {
-      throw fromSystemError(error, { operation: 'move', path: row.path, fullCode: 'REPLICA_DISK_FULL' })
+      throw fromSystemError(error, { operation: 'move', path: this.#history, fullCode: 'REPLICA_DISK_FULL' })
     }
+  }
+
+  #inHistory(path: string): string {
+    return join(this.#history, basename(path))
   }
 
   /** Lets go of points and kept logs that no rule wants, and of the files of points that are gone. */
@@ -170,7 +168,15 @@ export class PointKeeper {
       (log) => log.cutTimeMs < sinceMs || log.cycleNumber <= oldest || log.cycleNumber < fitting,
     )
     await this.#recovery.removeKeptLogs(expired.map((log) => log.logId))
-    for (const log of expired) for (const path of [log.path, log.indexPath]) rmSync(path, { force: true })
+    await this.#work.step('expire.before-logs')
+    this.#sweepHistory(logs.filter((log) => !expired.includes(log)))
+  }
+
+  /** A file that no row names is of a log that was let go of, now or before a death. */
+  #sweepHistory(kept: readonly KeptLog[]): void {
+    const named = new Set(kept.flatMap(({ path, indexPath }) => [basename(path), basename(indexPath)]))
+    const files = existsSync(this.#history) ? readdirSync(this.#history) : []
+    for (const name of files) if (!named.has(name)) rmSync(this.#inHistory(name), { force: true })
   }
 
   #placeOf(disk: ReplicaDisk, point: number): UndoPlace {

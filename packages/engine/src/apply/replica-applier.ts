@@ -3,8 +3,8 @@
  *
  * All shipments up to the newest delta (or batch of initial replication) are one step: marked as applying, what they
  * overwrite saved for the newest recovery point, written to every disk, synced, marked as applied, and only then removed
- * from the spool. Logs are idempotent, so a step that was
- * cut short is done again from its start. A disk that shrinks with it keeps its size until its logs are in the image.
+ * from the spool. Logs are idempotent, so a step that was cut short is done again from its start. A disk that shrinks with
+ * it keeps its size until its logs are in the image.
  */
 
 import { join } from 'node:path'

@@ -6,11 +6,12 @@
  * is durable is what was written before the last sync. A file in the spool is never trusted before it was verified.
  */
 
-import { closeSync, fsyncSync, mkdirSync, openSync, rmSync } from 'node:fs'
+import { closeSync, mkdirSync, openSync, rmSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fromSystemError } from '../errors.js'
 import { permit } from '../native/faults.js'
+import { syncFolder } from '../sync-folder.js'
 
 /** A log on its way in. */
 export interface SpooledLog {
@@ -53,15 +54,7 @@ export class Spool {
 
   /** Makes the names of the files durable. */
   syncDirectory(): void {
-    const folder = openSync(this.#directory, 'r')
-    try {
-      guarded(this.#directory, 'sync', () => {
-        permit(this.#directory, 'sync')
-        fsyncSync(folder)
-      })
-    } finally {
-      closeSync(folder)
-    }
+    guarded(this.#directory, 'sync', () => syncFolder(this.#directory))
   }
 
   /** Deletes the files of a log; what is not there does not matter. */

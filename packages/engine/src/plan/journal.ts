@@ -15,6 +15,7 @@ import { dirname } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { fromSystemError, SecondsiteError } from '../errors.js'
 import { FileFaultError, permit } from '../native/faults.js'
+import { syncFolder } from '../sync-folder.js'
 import {
   type JournalEntry,
   journalEntrySchema,
@@ -172,15 +173,6 @@ function damaged(path: string, line: number, offset: number, reason: string): Se
     message: `${path}: line ${line} at offset ${offset}: ${reason}`,
     details: { path, line, offset, reason },
   })
-}
-
-function syncFolder(path: string): void {
-  const folder = fs.openSync(path, 'r')
-  try {
-    fs.fsyncSync(folder)
-  } finally {
-    fs.closeSync(folder)
-  }
 }
 
 function coded<Result>(operation: string, path: string, action: () => Result): Result {

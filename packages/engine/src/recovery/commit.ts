@@ -6,14 +6,13 @@
  */
 
 import { rmSync } from 'node:fs'
-import { SecondsiteError } from '../errors.js'
 import { toPairs } from '../ranges.js'
 import { growImage, shrinkImage } from '../store/image-file.js'
-import { undoFolder } from '../store/undo-folder.js'
-import { identityOf, type RecoveryContext } from './context.js'
+import { historyFolder, undoFolder } from '../store/undo-folder.js'
+import { identityOf, readPoints, type RecoveryContext } from './context.js'
 import { diffPoints } from './diff.js'
 import { type Failover, folderOf, move } from './failover.js'
-import { locked as lockedError } from './locks.js'
+import { inUse, locked as lockedError } from './locks.js'
 
 /** Throws the layers away; the primary is taken from again. @param close - closes them. @throws {INVALID_STATE} */
 export async function cancelFailover(context: RecoveryContext, close: () => Promise<void>): Promise<void> {
@@ -68,20 +67,11 @@ async function refuseLocked(context: RecoveryContext): Promise<void> {
 }
 
 /** Who reads a point would read what the commit writes. @param own - read once by the caller. @throws {POINT_IN_USE} */
-async function refuseRead(
-  { store, pool, directory }: RecoveryContext,
-  own: number | undefined,
-): Promise<void> {
-  for (const disk of await store.disks()) {
-    const call = { call: 'pinnedPoints' as const, args: [undoFolder(directory, disk)] }
-    const read = (await pool.run('native', call)) as number[]
+async function refuseRead(context: RecoveryContext, own: number | undefined): Promise<void> {
+  for (const { disk, points: read } of await readPoints(context)) {
     const ownIndex = own === undefined ? -1 : read.indexOf(own)
     const points = read.filter((_, index) => index !== ownIndex)
-    if (points.length === 0) continue
-    throw new SecondsiteError('POINT_IN_USE', {
-      message: `recovery points ${points.join(', ')} of ${disk.name} are being read`,
-      details: { path: directory, points },
-    })
+    if (points.length > 0) throw inUse(context.directory, points, `a reader of ${disk}`)
   }
 }
 
@@ -121,8 +111,7 @@ async function dropHistory(context: RecoveryContext): Promise<void> {
   const open = await store.openCycles()
   const spooled = (await Promise.all(open.map(({ cycleNumber }) => store.logsOfCycle(cycleNumber)))).flat()
   await store.dropCycles(open.map(({ cycleNumber }) => cycleNumber))
-  for (const { path, indexPath } of [...kept, ...spooled]) {
-    rmSync(path, { force: true })
-    rmSync(indexPath, { force: true })
-  }
+  for (const { path, indexPath } of spooled)
+    for (const file of [path, indexPath]) rmSync(file, { force: true })
+  rmSync(historyFolder(directory), { recursive: true, force: true })
 }

@@ -10,6 +10,7 @@ import type { ReplicationState } from '../states.js'
 import type { RecoveryStore } from '../store/recovery-store.js'
 import type { Identity, Receipt } from '../store/replica-schema.js'
 import type { ReplicaStore } from '../store/replica-store.js'
+import { undoFolder } from '../store/undo-folder.js'
 import { MINUTE_MS, SECOND_MS } from '../units.js'
 
 /** Verbs and events of the replica side that recovery has. */
@@ -66,6 +67,21 @@ export async function identityOf(context: RecoveryContext): Promise<Identity> {
     message: `nothing was ever replicated into ${context.directory}`,
     details: { path: context.directory, reason: 'no machine' },
   })
+}
+
+/** The points of each disk that somebody reads, one more often for each who does. */
+export async function readPoints({
+  store,
+  pool,
+  directory,
+}: RecoveryContext): Promise<{ disk: string; points: number[] }[]> {
+  const disks = await store.disks()
+  return Promise.all(
+    disks.map(async (disk) => {
+      const call = { call: 'pinnedPoints' as const, args: [undoFolder(directory, disk)] }
+      return { disk: disk.name, points: (await pool.run('native', call)) as number[] }
+    }),
+  )
 }
 
 /**

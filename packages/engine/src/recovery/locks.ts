@@ -8,8 +8,7 @@
 import { SecondsiteError, optionOutOfRange } from '../errors.js'
 import type { Point } from '../store/recovery-schema.js'
 import { noPoint } from '../store/recovery-store.js'
-import { undoFolder } from '../store/undo-folder.js'
-import type { RecoveryContext } from './context.js'
+import { readPoints, type RecoveryContext } from './context.js'
 
 /** Nothing removes the point before that time; a lock is never made shorter. @throws {POINT_NOT_FOUND, OPTION_OUT_OF_RANGE} */
 export async function lockPoint(
@@ -52,22 +51,19 @@ async function pointOf({ recovery, directory }: RecoveryContext, number: number)
 }
 
 /** A failover needs its point also while nobody has it open. */
-async function refuseUsed(
-  { recovery, store, pool, directory }: RecoveryContext,
-  number: number,
-): Promise<void> {
-  if ((await recovery.failover())?.pointNumber === number) throw inUse(directory, number, 'the failover')
-  for (const disk of await store.disks()) {
-    const call = { call: 'pinnedPoints' as const, args: [undoFolder(directory, disk)] }
-    const pinned = (await pool.run('native', call)) as number[]
-    if (pinned.includes(number)) throw inUse(directory, number, `a reader of ${disk.name}`)
-  }
+async function refuseUsed(context: RecoveryContext, number: number): Promise<void> {
+  const { recovery, directory } = context
+  if ((await recovery.failover())?.pointNumber === number) throw inUse(directory, [number], 'the failover')
+  for (const { disk, points } of await readPoints(context))
+    if (points.includes(number)) throw inUse(directory, [number], `a reader of ${disk}`)
 }
 
-function inUse(directory: string, number: number, user: string): SecondsiteError {
+/** That points must stay, as somebody needs them. */
+export function inUse(directory: string, points: readonly number[], user: string): SecondsiteError {
+  const what = points.length === 1 ? `point ${points[0]} is` : `points ${points.join(', ')} are`
   return new SecondsiteError('POINT_IN_USE', {
-    message: `recovery point ${number} is used by ${user}`,
-    details: { path: directory, points: [number] },
+    message: `recovery ${what} used by ${user}`,
+    details: { path: directory, points: [...points] },
   })
 }
 

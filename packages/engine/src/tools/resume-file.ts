@@ -23,6 +23,7 @@ import {
 import { dirname } from 'node:path'
 import { fromSystemError } from '../errors.js'
 import { type DiskStamp, isSameStamp, stampOf } from './disk-stamp.js'
+import { syncFolder } from '../sync-folder.js'
 
 /** What must be the same for a run to go on. */
 export interface ResumeKey {
@@ -147,14 +148,5 @@ function writeDurably(path: string, text: string): void {
     fsyncSync(file)
   } finally {
     closeSync(file)
-  }
-}
-
-function syncFolder(path: string): void {
-  const folder = openSync(path, 'r')
-  try {
-    fsyncSync(folder)
-  } finally {
-    closeSync(folder)
   }
 }
