@@ -134,6 +134,21 @@ describe('an unplanned failover', () => {
     })
   })
 
+  it('that its holder has closed is opened again by whatever verb comes next', async () => {
+    const failover = await place.replica.startFailover({ fencePrimary: true })
+    const written = await writeTo(failover)
+    await failover.close()
+    const again = await place.replica.failover()
+    expect(again).not.toBe(failover)
+    await expectShows(again!, written)
+    await again?.close()
+    await place.replica.commitFailover()
+    for (const [name, bytes] of written.disks)
+      expect(readFileSync(place.path(`replica/${name}.raw`)).equals(bytes), name).toBe(true)
+    await again?.close()
+    await place.replica.close()
+  })
+
   it('is not committed while somebody else reads its own point', async () => {
     const point = { timeMs: moments[0]!.timeMs }
     const failover = await place.replica.startFailover({ fencePrimary: true, point })

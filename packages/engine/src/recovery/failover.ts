@@ -103,6 +103,11 @@ export class Failover implements AsyncDisposable {
     for (const view of this.#below) await view.close()
   }
 
+  /** Its disks cannot be used any more; `Replica.failover` opens them again. */
+  get isClosed(): boolean {
+    return this.#isClosed
+  }
+
   /** Shuts its machine down and closes its disks in order; the failover stays. Calling it again does nothing. */
   async close(): Promise<void> {
     if (this.#isClosed) return

@@ -16,6 +16,7 @@ import {
   chooseWrite,
   type KeptSpan,
   type RecoveryPointChoice,
+  type StateInTime,
   timeOf,
 } from './choice.js'
 import { type CutChurn, dismissSuspicions, readChurn, readNotices, type ReplicaNotice } from './churn.js'
@@ -294,8 +295,8 @@ export class Replica implements AsyncDisposable {
 
   /** What a failover to `point` would do, without doing anything. */
   async explainFailover(point: RecoveryPointChoice = 'Latest'): Promise<FailoverOutlook> {
-    const chosen = await this.#choose(point)
     const points = await this.points()
+    const chosen = await this.#chooseOf(points, point)
     const listed = points.find(({ number }) => number === chosen.state.number)
     const open = await this.context.store.openCycles()
     const logs = await Promise.all(open.map(({ cycleNumber }) => this.context.store.logsOfCycle(cycleNumber)))
@@ -379,10 +380,12 @@ export class Replica implements AsyncDisposable {
     const row = await this.context.recovery.failover()
     if (row === undefined) return undefined
     const { state } = await identityOf(this.context)
-    this.#failover ??= await Failover.open(this.context, row, state === 'RecoveryInProgress')
+    const isNew = state === 'RecoveryInProgress'
+    const failover = this.#openFailover ?? (await Failover.open(this.context, row, isNew))
+    this.#failover = failover
     await failoverStarted(this.context)
-    if (row.committedMs !== null && row.isSettled === 0) await settleCommit(this.context, this.#failover)
-    return this.#failover
+    if (row.committedMs !== null && row.isSettled === 0) await settleCommit(this.context, failover)
+    return failover
   }
 
   /** What is known of the failover without opening it. */
@@ -441,11 +444,11 @@ export class Replica implements AsyncDisposable {
     const row = await this.context.recovery.failover()
     if (row?.isSettled === 1) return
     if (row === undefined || row.committedMs === null) {
-      const isOpen = this.#failover !== undefined
+      const isOpen = this.#openFailover !== undefined
       await recordCommit(this.context, { dropLocked: options.dropLocked ?? false, isOpen })
     }
     await this.context.step('commit.before-opening')
-    const failover = this.#failover ?? (await this.failover())
+    const failover = this.#openFailover ?? (await this.failover())
     if (failover && (await this.context.recovery.failover())?.isSettled === 0)
       await settleCommit(this.context, failover, options.signal)
   }
@@ -468,9 +471,14 @@ export class Replica implements AsyncDisposable {
     await this.close()
   }
 
+  /** The failover, unless its holder has closed it. */
+  get #openFailover(): Failover | undefined {
+    return this.#failover?.isClosed ? undefined : this.#failover
+  }
+
   /** What the machine has written is thrown away, so there is nothing to shut down for. */
   async #switchOff(): Promise<void> {
-    if (this.#failover) await this.#failover.stopRun({ asks: false })
+    await this.#openFailover?.stopRun({ asks: false })
     await stopLeftRun(this.directory, FAILOVER_RUN, this.context.clock, { asks: false })
   }
 
@@ -482,7 +490,10 @@ export class Replica implements AsyncDisposable {
   }
 
   async #choose(choice: RecoveryPointChoice): Promise<ChosenState> {
-    const points = await barePoints(this.context)
+    return this.#chooseOf(await barePoints(this.context), choice)
+  }
+
+  async #chooseOf(points: readonly StateInTime[], choice: RecoveryPointChoice): Promise<ChosenState> {
     const span = keptSpan(await this.context.recovery.keptLogs(), points)
     const spans = span ? [span] : []
     if (typeof choice === 'string' || !('sequence' in choice))
