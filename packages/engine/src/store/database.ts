@@ -6,7 +6,7 @@
  * higher than ours is refused: an older program must not write what it does not understand.
  */
 
-import { Kysely, SqliteDialect } from 'kysely'
+import { Kysely, type KyselyPlugin, SqliteDialect } from 'kysely'
 import { SecondsiteError } from '../errors.js'
 import { CodedDatabase, type DatabasePlace } from './sqlite.js'
 
@@ -45,9 +45,14 @@ export interface OpenDatabase<Schema> {
 
 /**
  * Opens, creates or migrates the database at `place`.
+ * @param plugins - applied to every query and what it brings
  * @throws {STORE_VERSION_NEWER, STORE_CORRUPT, STORE_BUSY, STATE_DISK_FULL, REPLICA_DISK_FULL, IO_FAILED}
  */
-export function openDatabase<Schema>(kind: DatabaseKind, place: DatabasePlace): OpenDatabase<Schema> {
+export function openDatabase<Schema>(
+  kind: DatabaseKind,
+  place: DatabasePlace,
+  plugins: KyselyPlugin[] = [],
+): OpenDatabase<Schema> {
   const database = new CodedDatabase(place)
   try {
     migrate(kind, place, database)
@@ -55,7 +60,7 @@ export function openDatabase<Schema>(kind: DatabaseKind, place: DatabasePlace): 
     database.close()
     throw error
   }
-  const db = new Kysely<Schema>({ dialect: new SqliteDialect({ database }) })
+  const db = new Kysely<Schema>({ dialect: new SqliteDialect({ database }), plugins })
   const close = async (): Promise<void> => {
     await db.destroy()
     // Kysely closes only what it has used.

@@ -19,6 +19,7 @@ import { parseRecoverySettings, type RecoverySettings } from './recovery-setting
 import type { Receipt, ReplicaSchema } from './replica-schema.js'
 import { HOUR_MS } from '../units.js'
 import { refuseFailedOver, type ReplicaStore } from './replica-store.js'
+import { withStoredPaths } from './store-paths.js'
 
 type InTransaction = Transaction<ReplicaSchema>
 
@@ -211,7 +212,9 @@ export class RecoveryStore {
 
   async addKeptLogs(logs: readonly KeptLog[]): Promise<void> {
     if (logs.length === 0) return
-    const query = this.#store.db.insertInto('keptLogs').values([...logs])
+    const query = this.#store.db
+      .insertInto('keptLogs')
+      .values(logs.map((log) => withStoredPaths(this.#store.directory, log)))
     await query.onConflict((clash) => clash.doNothing()).execute()
   }
 
@@ -242,7 +245,8 @@ export class RecoveryStore {
   }
 
   async addTestFailover(row: TestFailoverRow): Promise<void> {
-    await this.#store.db.insertInto('testFailovers').values(row).execute()
+    const stored = withStoredPaths(this.#store.directory, row)
+    await this.#store.db.insertInto('testFailovers').values(stored).execute()
   }
 
   async endTestFailover(testId: string): Promise<void> {

@@ -15,7 +15,7 @@ import { StateStore } from './state-store.js'
 const os: NewReplicaDisk = {
   diskId: 'd1',
   name: 'os',
-  imagePath: 'os.raw',
+  imagePath: '/outside/os.raw',
   sizeBytes: 1 << 20,
   receivedLogId: null,
   appliedLogId: null,

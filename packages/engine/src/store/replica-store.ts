@@ -7,7 +7,7 @@
  */
 
 import { existsSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { type Kysely, sql, type Transaction } from 'kysely'
 import type { Clock } from '../clock.js'
 import { parseShrinks } from '../disk-shrink.js'
@@ -28,6 +28,7 @@ import {
   type ReplicaSchema,
   type SpooledLog,
 } from './replica-schema.js'
+import { StorePaths, withStoredPaths } from './store-paths.js'
 
 /** States in which the images are not the primary's any more. */
 const FAILED_OVER: readonly ReplicationState[] = [
@@ -97,16 +98,11 @@ export class ReplicaStore implements AsyncDisposable {
   readonly #lock: LockedDirectory | undefined
   readonly #clock: Clock
 
-  private constructor(
-    directory: string,
-    lock: LockedDirectory | undefined,
-    database: OpenDatabase<ReplicaSchema>,
-    clock: Clock,
-  ) {
-    this.directory = directory
+  private constructor(directory: string, lock: LockedDirectory | undefined, clock: Clock) {
+    this.directory = resolve(directory)
     this.#lock = lock
-    this.#database = database
-    this.db = database.db
+    this.#database = openStoreDatabase(this.directory)
+    this.db = this.#database.db
     this.#clock = clock
   }
 
@@ -122,7 +118,7 @@ export class ReplicaStore implements AsyncDisposable {
   static open(directory: string, clock: Clock): ReplicaStore {
     const lock = openLocked(directory, 'STORE_IN_USE')
     try {
-      return new ReplicaStore(lock.path, lock, openDatabase(REPLICA_DATABASE, placeOf(directory)), clock)
+      return new ReplicaStore(directory, lock, clock)
     } catch (error) {
       lock.close()
       throw error
@@ -135,7 +131,7 @@ export class ReplicaStore implements AsyncDisposable {
    */
   static openBeside(directory: string, clock: Clock): ReplicaStore {
     requireStore(directory)
-    return new ReplicaStore(directory, undefined, openDatabase(REPLICA_DATABASE, placeOf(directory)), clock)
+    return new ReplicaStore(directory, undefined, clock)
   }
 
   /**
@@ -204,8 +200,10 @@ export class ReplicaStore implements AsyncDisposable {
       const held = await transaction.selectFrom('disks').selectAll().execute()
       checkDisks(this.directory, held, claim)
       const joining = claim.disks.filter(({ diskId }) => held.every((disk) => disk.diskId !== diskId))
-      for (const disk of joining)
-        await transaction.insertInto('disks').values(withFreeName(disk, held)).execute()
+      for (const disk of joining) {
+        const row = withStoredPaths(this.directory, withFreeName(disk, held))
+        await transaction.insertInto('disks').values(row).execute()
+      }
       for (const disk of held) {
         const sizeBytes = claimedSizeBytes(claim, disk)
         const own = transaction.updateTable('disks').where('diskId', '=', disk.diskId)
@@ -308,7 +306,7 @@ export class ReplicaStore implements AsyncDisposable {
       if (logs.length === 0) return
       await transaction
         .insertInto('logs')
-        .values([...logs])
+        .values(logs.map((log) => withStoredPaths(this.directory, log)))
         .onConflict((clash) => clash.doNothing())
         .execute()
     })
@@ -435,7 +433,7 @@ export class ReplicaStore implements AsyncDisposable {
     if (disks.length > 0)
       await transaction
         .insertInto('disks')
-        .values([...disks])
+        .values(disks.map((disk) => withStoredPaths(this.directory, disk)))
         .execute()
     return { ...identity, onlyRow: 1, isInitialReplicationDone: 0 }
   }
@@ -462,8 +460,9 @@ function settingsColumn(column: string | null, { failoverSettingsJson: primary }
   return primary === undefined ? column : withFailoverSettings(column, { primary })
 }
 
-function placeOf(directory: string) {
-  return { path: ReplicaStore.fileOf(directory), fullCode: 'REPLICA_DISK_FULL' as const }
+function openStoreDatabase(directory: string): OpenDatabase<ReplicaSchema> {
+  const place = { path: ReplicaStore.fileOf(directory), fullCode: 'REPLICA_DISK_FULL' as const }
+  return openDatabase(REPLICA_DATABASE, place, [new StorePaths(directory)])
 }
 
 /** @throws {REPLICA_NOT_FOUND} when the folder holds no store */
