@@ -47,6 +47,8 @@ afterEach(() => place.end())
 /** Writes once on a disk; what the disks hold then. */
 async function writeOn(disk: number, offset: number, lengthBytes: number): Promise<Moment> {
   await place.machine.disks[disk]?.write(offset, place.random.bytes(lengthBytes))
+  // Moments are remembered by the millisecond: it must begin behind the write.
+  await setTimeout(2)
   return place.remember()
 }
 
