@@ -4,17 +4,20 @@
 mod tracked_common;
 
 use std::fs::OpenOptions;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use secondsite_disk::tracked::faults::MemoryTrackFiles;
 use secondsite_disk::tracked::{CHUNK_BYTES, REGION_BYTES};
 use secondsite_disk::{
-    Access, BlockDevice, FileDevice, Mode, Opened, Recovery, Result, TrackOptions, TrackedDisk, cut,
+    Access, BlockDevice, FileDevice, Mode, Opened, Recovery, Result, ResyncReason, TrackFiles, TrackOptions,
+    TrackedDisk, cut,
 };
+use secondsite_hrl::LogFile;
 use tracked_common::options;
 
 const OLD_BYTES: u64 = 3 * REGION_BYTES + 512;
@@ -134,6 +137,54 @@ fn without_space_for_the_larger_maps_the_disk_goes_on_as_it_was() {
     disk.write_at(0, &[3; 512]).unwrap();
     assert_eq!(disk.grow().unwrap(), NEW_BYTES, "later there is");
     assert_eq!((disk.status().mode, at(disk.as_ref(), 0)), (Mode::Logging, 3));
+}
+
+/// A folder whose names cannot be made durable at times.
+struct FailingFolder(Arc<MemoryTrackFiles>, AtomicBool);
+
+impl TrackFiles for FailingFolder {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn LogFile>> {
+        self.0.create(path)
+    }
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn LogFile>> {
+        self.0.open(path)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.0.remove(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+    fn names(&self, folder: &Path) -> io::Result<Vec<String>> {
+        self.0.names(folder)
+    }
+    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        match self.1.load(Ordering::Relaxed) {
+            true => Err(io::Error::from_raw_os_error(5)),
+            false => self.0.sync_folder(folder),
+        }
+    }
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Send + Sync>>> {
+        self.0.lock(path)
+    }
+}
+
+/// The power may bring the old file back, which is not kept up to date any more.
+#[test]
+fn a_tracking_file_that_was_replaced_is_not_believed_when_it_comes_back() {
+    for seed in 0..8 {
+        let mut world = World::new();
+        let files = Arc::new(FailingFolder(world.files.clone(), AtomicBool::new(false)));
+        let disk = world.open(TrackOptions { files: files.clone(), ..world.options("one", 1) }).unwrap().0;
+        world.resize(NEW_BYTES);
+        files.1.store(true, Ordering::Relaxed);
+        disk.grow().unwrap();
+        disk.require_resync_of(ResyncReason::AskedFor, &[(0, CHUNK_BYTES)]).unwrap();
+        drop(disk);
+        world.files = Arc::new(world.files.lose_power(seed));
+        let disk = world.open(world.options("two", 3)).unwrap().0;
+        assert!(disk.status().changed_bytes > 0, "seed {seed}: what was owed is forgotten");
+    }
 }
 
 struct Died;

@@ -17,6 +17,7 @@ use secondsite_disk::{
     Access, BlockDevice, FileDevice, Mode, Opened, Recovery, Result, ResyncReason, TrackOptions, TrackedDisk,
     cut,
 };
+use secondsite_hrl::faults::rules::{FaultRule, FileOperation, arm, disarm};
 use tracked_common::options;
 
 /// More sectors of every map than afterwards.
@@ -116,6 +117,8 @@ fn maps_of_a_larger_disk_are_never_written_into_those_behind_them() {
     disk.begin_resync().unwrap();
     disk.require_resync_of(ResyncReason::AskedFor, &[(OLD_BYTES / 2, CHUNK_BYTES), (0, 512)]).unwrap();
     disk.write_at(OLD_BYTES - 4096, &[1; 4096]).unwrap();
+    // In the second sector of the changed map, where that of the candidates stands afterwards.
+    disk.write_at(5000 * CHUNK_BYTES, &[1; 4096]).unwrap();
     disk.write_at(REGION_BYTES, &[1; 4096]).unwrap();
     world.resize(NEW_BYTES);
     disk.shrink(NEW_BYTES).unwrap();
@@ -248,6 +251,18 @@ fn without_space_for_the_new_maps_the_disk_goes_on_as_it_was() {
     world.files.set_full(false);
     disk.shrink(NEW_BYTES).unwrap();
     assert_eq!(disk.size_bytes(), NEW_BYTES);
+}
+
+#[test]
+fn a_size_that_is_not_durable_is_not_accepted() {
+    let world = World::new();
+    let disk = world.tracked();
+    world.resize(NEW_BYTES);
+    let failing = arm(FaultRule::new(&world.path, FileOperation::Sync, 5)).unwrap();
+    let refused = disk.shrink(NEW_BYTES);
+    disarm(failing);
+    assert_eq!(refused.unwrap_err().code(), "DISK_SYNC_FAILED");
+    assert_eq!(disk.size_bytes(), OLD_BYTES);
 }
 
 struct Died;
