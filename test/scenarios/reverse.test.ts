@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import {
   applyLogs,
   Engine,
+  explainReverse,
   exportLog,
   isSecondsiteError,
   openReplica,
@@ -378,6 +379,31 @@ describe('an unplanned failover', () => {
     'reverse.before-protecting',
     'reverse.before-ending',
   ]
+  it('is not taken up again once its way home has begun: what was written then would be missing there', async () => {
+    await place.cycle(60)
+    await place.replica.close()
+    let isArmed = true
+    place.replica = await place.openReplica((name) => {
+      if (isArmed && name === 'reverse.before-retiring') throw new Error('died')
+    })
+    await failOver(place.replica)
+    const request = { engine: away, former: home(), directory: place.path('home-store') }
+    await expect(reverseReplication(place.replica, request)).rejects.toThrow('died')
+    isArmed = false
+    await place.replica.close()
+    place.replica = await place.openReplica()
+    await expect(place.replica.failover()).rejects.toMatchObject({
+      code: 'INVALID_STATE',
+      details: { state: 'FailedOver', allowedVerbs: ['reverseReplication'] },
+    })
+    const planned = await explainReverse(place.replica, request)
+    const { machine, candidateBytes } = await reverseReplication(place.replica, request)
+    expect([planned.candidateBytes, candidateBytes]).toEqual([64 * KIB, 64 * KIB])
+    await settled(machine)
+    await machine.replicate()
+    expectPairs()
+  })
+
   it.each(STEPS)('whose reversal dies at %s is carried through by the next call', async (step) => {
     await place.cycle(60)
     await place.replica.close()

@@ -10,7 +10,7 @@ import { type ByteRange, fromPairs, mergeRanges, totalBytes } from './ranges.js'
 import { identityOf, type RecoveryContext } from './recovery/context.js'
 import { diffPoints } from './recovery/diff.js'
 import type { Replica } from './recovery/replica.js'
-import type { FormerPrimary, ReverseRequest } from './reverse-plan.js'
+import { type FormerPrimary, recordedPlan, type ReversePlan, type ReverseRequest } from './reverse-plan.js'
 import { type SideWrites, writesOf } from './side-writes.js'
 import type { ReplicationState } from './states.js'
 
@@ -59,9 +59,10 @@ export async function explainReverse(replica: Replica, place: ReversePlace): Pro
   const { machine, state } = await identityOf(context)
   context.next(state, 'reverseReplication', machine)
   await takeUp(formerOf(place.former, machine))
-  const failover = await replica.failover()
+  const plan = await recordedPlan(context)
+  const failover = plan ? undefined : await replica.failover()
   const written = failover ? await writesOf(failover, context.pool) : NOTHING
-  return outlookOf(replica, place, { written, undone: await undoneRanges(context) })
+  return outlookOf(replica, place, { written, undone: await undoneRanges(context), plan })
 }
 
 /**
@@ -80,6 +81,8 @@ export type ReversePlace = Pick<ReverseRequest, 'former' | 'directory'>
 interface OwnChanges {
   readonly written: SideWrites
   readonly undone: Readonly<Record<string, readonly ByteRange[]>>
+  /** A reversal that has begun; all that was written stands in it. */
+  readonly plan?: ReversePlan | undefined
 }
 
 /** Disks that were not there when the former primary was opened. */
@@ -90,7 +93,7 @@ async function takeUp(former: ProtectedMachine | undefined): Promise<void> {
 async function outlookOf(
   replica: Replica,
   { former: place, directory }: ReversePlace,
-  { written, undone }: OwnChanges,
+  { written, undone, plan }: OwnChanges,
 ): Promise<ReverseOutlook> {
   const { context } = replica
   const { machine, state } = await identityOf(context)
@@ -101,7 +104,8 @@ async function outlookOf(
     const path = pathOf(name, place, former, directory)
     const theirs = unsent?.ranges[name]
     if (theirs === undefined) return wholeDisk(name, path, sizeBytes)
-    const ranges = union([undone[name] ?? [], written.ranges[name] ?? [], theirs])
+    const planned = fromPairs([...(plan?.candidates[name] ?? [])])
+    const ranges = union([undone[name] ?? [], written.ranges[name] ?? [], theirs, planned])
     return { disk: name, path, method: 'delta' as const, ranges, bytes: totalBytes(ranges) }
   })
   return {

@@ -375,11 +375,13 @@ export class Replica implements AsyncDisposable {
   /**
    * The failover that has begun, opened: taken up where a death left it.
    * @returns undefined when there is none
+   * @throws {INVALID_STATE} once its reversal has begun: what was written from then on would be missing at the other side
    */
   async failover(): Promise<Failover | undefined> {
     const row = await this.context.recovery.failover()
     if (row === undefined) return undefined
-    const { state } = await identityOf(this.context)
+    const { machine, state } = await identityOf(this.context)
+    if (row.reverseJson !== null) throw reversing(machine, state)
     const isNew = state === 'RecoveryInProgress'
     const failover = this.#openFailover ?? (await Failover.open(this.context, row, isNew))
     this.#failover = failover
@@ -509,6 +511,14 @@ export class Replica implements AsyncDisposable {
       details: { machine, path: this.directory },
     })
   }
+}
+
+/** What differs was recorded; only the reversal itself goes on from here. */
+function reversing(machine: string, state: ReplicationState): SecondsiteError {
+  return new SecondsiteError('INVALID_STATE', {
+    message: `reverse replication of ${machine} has begun: its disks come up again when it was carried through`,
+    details: { machine, state, trigger: 'failover', allowedVerbs: ['reverseReplication'] },
+  })
 }
 
 /** What came after the last cut of a prepared primary, or what it never sent, a planned failover would lose. */
