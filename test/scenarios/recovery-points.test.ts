@@ -6,7 +6,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSy
 import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import { systemClock } from '@secondsite/engine'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { DISKS, expectShows, MINUTE_MS, type Moment, NOON_MS, RecoveryPlace } from './recovery-oracle.js'
 import { KIB, MIB } from './workplace.js'
 
@@ -251,6 +251,28 @@ describe('every write that is kept', () => {
       await expectEveryMoment(moments.filter(({ timeMs }) => timeMs > fromMs))
     }
     expect(readdirSync(place.path('replica/history')).length).toBeLessThan(6 * 2 * 2)
+  })
+
+  it('is not shown without those before it, where others let go of them meanwhile', async () => {
+    await place.begin({ ...HOURLY, keepEveryWrite: { hours: 24 } }, systemClock)
+    for (let cycle = 0; cycle < 2; cycle += 1) {
+      await place.scribble(place.machine, 4)
+      await setTimeout(2)
+      place.remember()
+      await setTimeout(2)
+      await place.machine.replicate()
+    }
+    const { recovery } = place.replica.context
+    const { hold } = recovery
+    vi.spyOn(recovery, 'hold').mockImplementation(async (number, holdMs) => {
+      const logs = await recovery.keptLogs()
+      const oldest = logs.filter(({ cycleNumber }) => cycleNumber === logs[0]?.cycleNumber)
+      await recovery.removeKeptLogs(oldest.map(({ logId }) => logId))
+      return hold.call(recovery, number, holdMs)
+    })
+    const timeMs = place.moments.at(-1)?.timeMs ?? 0
+    await expect(place.replica.openView({ timeMs })).rejects.toMatchObject({ code: 'POINT_NOT_FOUND' })
+    expect(readdirSync(place.path('replica/views'))).toEqual([])
   })
 
   it('can be written out as files, and what a death left of a view goes', async () => {

@@ -4,6 +4,7 @@ import fs from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import type { FailoverRow, KeptLog } from '../store/recovery-schema.js'
 import { RecoveryStore } from '../store/recovery-store.js'
 import { ReplicaStore } from '../store/replica-store.js'
 import { ManualClock } from '../testing/manual-clock.js'
@@ -78,6 +79,27 @@ async function leftAfter(meanwhile: (recovery: RecoveryStore) => Promise<unknown
   return (await new RecoveryStore(store, clock).points()).map(({ pointNumber }) => pointNumber)
 }
 
+function keptLog(cycleNumber: number): KeptLog {
+  const files = {
+    path: join(directory, `${cycleNumber}.hrl`),
+    indexPath: join(directory, `${cycleNumber}.hrx`),
+  }
+  const cut = { cycleNumber, cutTimeMs: cycleNumber * HOUR_MS, kind: 'delta', isCoalesced: 0 } as const
+  return { logId: `l${cycleNumber}`, diskId: 'd1', sizeBytes: 4096, ...files, ...cut }
+}
+
+function failoverTo(pointNumber: number): FailoverRow {
+  const point = { pointNumber, pointTimeMs: pointNumber * HOUR_MS, untilNs: null, untilWriteJson: null }
+  const progress = {
+    startedMs: 0,
+    committedMs: null,
+    undoneJson: null,
+    reverseJson: null,
+    isSettled: 0,
+  } as const
+  return { onlyRow: 1, kind: 'Unplanned', stateBefore: 'Replicating', ...point, ...progress }
+}
+
 describe('expiry', () => {
   it('lets go of what no rule wants', async () => {
     expect(await leftAfter(async () => {})).toEqual([3])
@@ -89,5 +111,17 @@ describe('expiry', () => {
 
   it('leaves a point that another process locks while readers are looked for', async () => {
     expect(await leftAfter((recovery) => recovery.lockPoint(1, clock.nowMs() + HOUR_MS))).toEqual([1, 3])
+  })
+
+  it('leaves the point of a failover, and the writes behind it, though it is open nowhere', async () => {
+    const logs = [2, 3, 4].map((cycleNumber) => keptLog(cycleNumber))
+    const recovery = new RecoveryStore(store, clock)
+    await recovery.addKeptLogs(logs)
+    await beside.db.insertInto('failover').values(failoverTo(2)).execute()
+    expect(await leftAfter(async () => {})).toEqual([2, 3])
+    expect((await recovery.keptLogs()).map(({ cycleNumber }) => cycleNumber)).toEqual([3, 4])
+    await beside.db.deleteFrom('failover').execute()
+    expect(await leftAfter(async () => {})).toEqual([3])
+    expect(await recovery.keptLogs()).toEqual([])
   })
 })

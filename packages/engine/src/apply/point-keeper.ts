@@ -164,9 +164,12 @@ export class PointKeeper {
     const totalBytes = logs.reduce((total, log) => total + log.sizeBytes, 0)
     const excessBytes = keepEveryWrite.bytesMax === 0 ? 0 : totalBytes - keepEveryWrite.bytesMax
     const fitting = firstFitting(logs, excessBytes)
-    const expired = logs.filter(
-      (log) => log.cutTimeMs < sinceMs || log.cycleNumber <= oldest || log.cycleNumber < fitting,
-    )
+    // A failover that died before its layers were there makes them anew.
+    const needed = (await this.#recovery.failover())?.pointNumber ?? Number.MAX_SAFE_INTEGER
+    const expired = logs.filter(({ cutTimeMs, cycleNumber }) => {
+      const isOld = cutTimeMs < sinceMs || cycleNumber <= oldest || cycleNumber < fitting
+      return isOld && cycleNumber <= needed
+    })
     await this.#recovery.removeKeptLogs(expired.map((log) => log.logId))
     await this.#work.step('expire.before-logs')
     this.#sweepHistory(logs.filter((log) => !expired.includes(log)))

@@ -199,20 +199,18 @@ export async function applyKept(
   layer: RecoveryDevice,
   { state, untilNs = 0n, untilWrite }: ChosenState,
 ): Promise<void> {
-  const logs = (await context.recovery.keptLogs()).filter(
-    ({ diskId, cycleNumber }) => diskId === layer.diskId && cycleNumber > state.number,
-  )
+  const all = await context.recovery.keptLogs()
+  // They go oldest first, so with the first one behind the point all are there.
+  const isWhole = all[0] !== undefined && all[0].cycleNumber <= state.number + 1
+  if (!isWhole) throw expired(context, `the writes behind point ${state.number} are`)
+  const logs = all.filter(({ diskId, cycleNumber }) => diskId === layer.diskId && cycleNumber > state.number)
   const paths = logs.map(({ path }) => path)
   if (untilWrite?.diskId !== layer.diskId) return void (await layer.run('applyLogsUntil', paths, untilNs))
   const last = logs.findIndex(({ logId }) => logId === untilWrite.logId)
-  if (last === -1) throw expired(context, untilWrite)
+  if (last === -1) throw expired(context, `write ${untilWrite.sequence} is`)
   await layer.run('applyLogsUntil', paths.slice(0, last + 1), untilNs, untilWrite.sequence)
 }
 
-function expired({ directory }: RecoveryContext, { sequence }: KeptWrite): SecondsiteError {
-  const reason = `write ${sequence} is not kept any more`
-  return new SecondsiteError('POINT_NOT_FOUND', {
-    message: `${reason} in ${directory}`,
-    details: { path: directory, sequence, reason },
-  })
+function expired({ directory }: RecoveryContext, what: string): SecondsiteError {
+  return noPoint(directory, `${what} not kept any more`, {})
 }
