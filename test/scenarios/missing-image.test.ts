@@ -7,6 +7,7 @@ import { existsSync, readFileSync, renameSync, rmSync, statSync, truncateSync } 
 import { type EngineOptions, type ProtectedMachine, SecondsiteError } from '@secondsite/engine'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { codeOf, refusal } from './bad-day.js'
+import { runHere } from './cli-command.js'
 import { DISKS, expectShows, RecoveryPlace } from './recovery-oracle.js'
 import { MIB } from './workplace.js'
 
@@ -59,6 +60,21 @@ describe.each([
     expect(existsSync(image()) ? statSync(image()).size : null).toBe(sizeBytes)
   })
 
+  it('is what every point says of itself, and no failover begins over what is left', async () => {
+    damage()
+    const points = await place.replica.points()
+    expect(points.map((point) => point.damage?.path)).toEqual(points.map(() => image()))
+    const lost = { code: 'REPLICA_IMAGE_LOST', details: { images: [{ disk: 'os.raw', path: image() }] } }
+    for (const kind of ['Latest', 'LatestProcessed', { point: points[0]?.number ?? 0 }] as const) {
+      const failover = place.replica.startFailover({ point: kind, fencePrimary: true })
+      await expect(failover).rejects.toMatchObject(lost)
+    }
+    await expect(place.replica.startTestFailover()).rejects.toMatchObject(lost)
+    await expect(place.replica.openView()).rejects.toMatchObject(lost)
+    expect(await place.replica.state()).toBe('Replicating')
+    expect((await runHere(['points', place.path('replica')])).exitCode).toBe(1)
+  })
+
   it('is made anew on request: its disk is compared as a whole, points show the other disk, and new ones both', async () => {
     damage()
     expect(await codeOf(machine().replicate())).toBe('REPLICA_IMAGE_LOST')
@@ -73,6 +89,18 @@ describe.each([
     expect(points.length).toBeGreaterThan(2)
     const [oldest] = points
     const then = place.momentAt(oldest?.cutTimeMs ?? 0)
+    expect(oldest?.withoutDisks).toEqual(['os.raw'])
+    expect(points.at(-1)?.withoutDisks).toEqual([])
+    const outlook = await runHere([
+      'failover',
+      'start',
+      place.path('replica'),
+      '--point',
+      String(oldest?.number),
+      '--nbd',
+      'unix:/none',
+    ])
+    expect(outlook.said.join('\n')).toMatch(/disk that is not there then +os\.raw/)
     await using view = await place.replica.openView({ point: oldest?.number ?? 0 })
     const others = new Map([...then.disks].filter(([name]) => name !== 'os.raw'))
     await expectShows(view, { timeMs: then.timeMs, disks: others })
@@ -102,7 +130,7 @@ it.each([...EARLY, ...LATER])(
     expect(await codeOf(machine().resynchronize({ recreateImages: true }))).toBe('TRANSPORT_LOST')
     expect(hasDied).toBe(true)
     const shown = place.replica.openView()
-    if (EARLY.includes(fatal)) await expect(shown).rejects.toMatchObject({ code: 'DISK_NOT_FOUND' })
+    if (EARLY.includes(fatal)) await expect(shown).rejects.toMatchObject({ code: 'REPLICA_IMAGE_LOST' })
     else expect((await shown).disks.map(({ name }) => name)).toEqual(['data.raw'])
     await reopen('abandon')
     await machine().resynchronize({ recreateImages: true })

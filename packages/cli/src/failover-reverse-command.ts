@@ -92,12 +92,14 @@ function explain({ output, isJson }: Invocation, outlook: PlannedFailoverOutlook
 
 /** What a failover would do, for people. */
 export function failoverText(outlook: FailoverOutlook): string {
-  const { state, pointTimeMs, lossMs, receivedBytes, undoneBytes } = outlook
+  const { state, point, pointTimeMs, lossMs, receivedBytes, undoneBytes } = outlook
+  const without = point.withoutDisks.map((disk): [string, string] => ['disk that is not there then', disk])
   return list([
     ['state of the replica', state],
     ['disks would begin with', timeText(pointTimeMs)],
     ['lost of the past', formatDuration(lossMs)],
     ['received, not applied yet', formatBytes(receivedBytes)],
     ['taken back of the newest state', formatBytes(undoneBytes)],
+    ...without,
   ])
 }

@@ -94,10 +94,11 @@ const SUSPICIONS = {
   after: 'after what looks like encryption',
 } as const
 
-function noteOf({ damage, isLatest, suspicion, digest }: RecoveryPoint): string {
+function noteOf({ damage, isLatest, withoutDisks, suspicion, digest }: RecoveryPoint): string {
   const notes = [
     damage ? `damaged: ${damage.reason}` : '',
     isLatest ? 'newest state' : '',
+    withoutDisks.length > 0 ? `without ${withoutDisks.join(', ')}` : '',
     suspicion ? SUSPICIONS[suspicion] : '',
     digest ? `digest ${digest.slice(0, 12)}` : '',
   ]

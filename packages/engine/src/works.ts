@@ -15,7 +15,7 @@ import type { PrimaryWork } from './protection/machine-context.js'
 import { toPairs } from './ranges.js'
 import { endExpiredTests } from './recovery/test-life.js'
 import { RecoveryStore } from './store/recovery-store.js'
-import { growImage, imageSizeBytes, shrinkImage } from './store/image-file.js'
+import { growImage, shrinkImage } from './store/image-file.js'
 import { exportDisks } from './track/tracked-disk.js'
 
 /** Called with the name of a step just before it. */
@@ -88,7 +88,6 @@ export function replicaWork(pool: WorkerPool, step: StepObserver): ReplicaWork {
     createImage: async (path, sizeBytes) => {
       await run('createImage', path, sizeBytes)
     },
-    imageSizeBytes,
     growImage,
     shrinkImage,
     decodeFrame: async (body, { path, offset, rawBytes }) => {

@@ -6,19 +6,13 @@
  * owes a whole resynchronization of the disk from then on, says so. Until a cut is applied over it, nothing shows it.
  */
 
-import { SecondsiteError } from '../errors.js'
+import { imageLost, imageSizeBytes, type LostImage, lostImages } from '../store/image-file.js'
 import { RecoveryStore } from '../store/recovery-store.js'
 import type { ReplicaDisk } from '../store/replica-schema.js'
 import type { ReplicaStore } from '../store/replica-store.js'
 import { undoFolder } from '../store/undo-folder.js'
 import type { Clock } from '../clock.js'
 import type { ReplicaWork } from './replica-work.js'
-
-/** An image that is lost, and how that shows. */
-interface LostImage {
-  readonly disk: ReplicaDisk
-  readonly reason: string
-}
 
 export class ImageKeeper {
   readonly #store: ReplicaStore
@@ -37,24 +31,11 @@ export class ImageKeeper {
    * @throws {REPLICA_IMAGE_LOST} naming every image that is; nothing has been changed
    */
   async ensure(disks: readonly ReplicaDisk[], mayRecreate: (diskId: string) => boolean): Promise<void> {
-    const lost = await this.#lostOf(disks)
+    const lost = await lostImages(disks)
     const refused = lost.filter(({ disk }) => !mayRecreate(disk.diskId))
     if (refused.length > 0) throw imageLost(this.#store.directory, refused)
     for (const { disk } of lost) await this.#forget(disk)
     for (const disk of disks) await this.#bringToSize(disk, lost)
-  }
-
-  async #lostOf(disks: readonly ReplicaDisk[]): Promise<LostImage[]> {
-    const looked = await Promise.all(disks.map((disk) => this.#lookAt(disk)))
-    return looked.filter((one) => one !== undefined)
-  }
-
-  async #lookAt(disk: ReplicaDisk): Promise<LostImage | undefined> {
-    if (disk.isImageCreated === 0) return undefined
-    const sizeBytes = await this.#work.imageSizeBytes(disk.imagePath)
-    if (sizeBytes === null) return { disk, reason: 'the file is gone' }
-    if (sizeBytes === undefined || sizeBytes >= disk.imageSizeBytes) return undefined
-    return { disk, reason: `the file has ${sizeBytes} bytes, and had ${disk.imageSizeBytes}` }
   }
 
   /** What led back from the image leads nowhere: rows first, as ever, then files. */
@@ -69,26 +50,10 @@ export class ImageKeeper {
   async #bringToSize(disk: ReplicaDisk, lost: readonly LostImage[]): Promise<void> {
     const { diskId, imagePath, sizeBytes } = disk
     const isCreated = disk.isImageCreated === 1
-    const isGone =
-      lost.some((one) => one.disk === disk) && (await this.#work.imageSizeBytes(imagePath)) === null
+    const isGone = lost.some((one) => one.disk === disk) && (await imageSizeBytes(imagePath)) === null
     if (!isCreated || isGone) await this.#work.createImage(imagePath, sizeBytes)
     else await this.#work.growImage(imagePath, sizeBytes)
     if (!isCreated || disk.imageSizeBytes < sizeBytes || isGone)
       await this.#store.markImage(diskId, sizeBytes)
   }
-}
-
-function imageLost(directory: string, lost: readonly LostImage[]): SecondsiteError {
-  const [first] = lost
-  const images = lost.map(({ disk, reason }) => ({ disk: disk.name, path: disk.imagePath, reason }))
-  const rest = lost.length > 1 ? `, and ${lost.length - 1} more` : ''
-  return new SecondsiteError('REPLICA_IMAGE_LOST', {
-    message: `the image ${first?.disk.imagePath} of the replica is lost: ${first?.reason}${rest}`,
-    details: {
-      path: first?.disk.imagePath ?? directory,
-      reason: first?.reason ?? '',
-      diskIds: lost.map(({ disk }) => disk.diskId),
-      images,
-    },
-  })
 }

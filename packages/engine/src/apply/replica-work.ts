@@ -43,8 +43,6 @@ export interface UndoPlace {
 export interface ReplicaWork {
   /** Creates an image of zeros that must not exist yet. */
   createImage(path: string, sizeBytes: number): Promise<void>
-  /** Bytes of an image; null when it is gone, undefined of what is no file. */
-  imageSizeBytes(path: string): Promise<number | null | undefined>
   /** Makes an image as large as this, durably, if it is smaller. */
   growImage(path: string, sizeBytes: number): Promise<void>
   /** Makes an image as small as this, durably, if it is larger. */

@@ -6,7 +6,9 @@
 import type { NativeUndoSummary } from '../native/types.js'
 import type { PointKind } from '../states.js'
 import type { KeptLog, Point } from '../store/recovery-schema.js'
+import { type LostImage, lostImages } from '../store/image-file.js'
 import { sizesOf } from '../store/recovery-store.js'
+import type { ReplicaDisk } from '../store/replica-schema.js'
 import { undoFolder } from '../store/undo-folder.js'
 import { BASE_MARGIN_MS, type KeptGap, type KeptSpan, type StateInTime } from './choice.js'
 import { type Churn, churnBetween, type PointSuspicion, readChurn, suspicionOf } from './churn.js'
@@ -31,6 +33,8 @@ export interface RecoveryPoint extends StateInTime {
   readonly appliedMs: number
   /** True for the newest state, which is no point of its own until it is about to be overwritten. */
   readonly isLatest: boolean
+  /** Disks of the machine that it does not show: they joined later, or their image was lost and made anew. */
+  readonly withoutDisks: readonly string[]
   /** Bytes of all disks at the point. */
   readonly sizeBytes: number
   /** Bytes of what leads from the next newer point back to this one. */
@@ -72,37 +76,44 @@ export async function barePoints(context: RecoveryContext, isDeep = false): Prom
   const latest = await context.recovery.latest()
   const all = await context.recovery.points()
   const rows = all.filter(({ isTransient }) => isTransient === 0)
-  const undo = await undoOf(context, isDeep)
-  const points = rows.map((row) => pointOf(row, latest?.cycle.cycleNumber === row.pointNumber, undo))
+  const disks = await context.store.disks()
+  const known = { disks, undo: await undoOf(context, disks, isDeep), lost: await lostImages(disks) }
+  const points = rows.map((row) => pointOf(row, latest?.cycle.cycleNumber === row.pointNumber, known))
   if (latest === undefined || points.at(-1)?.isLatest) return points
   const { cycleNumber: number, pointKind: kind, cutTimeMs, appliedMs, groupPointId } = latest.cycle
   const { fencingNumber: lineage } = await identityOf(context)
-  const disks = (await context.store.disks()).filter(({ isImageWhole }) => isImageWhole === 1)
-  const sizeBytes = disks.reduce((total, disk) => total + disk.sizeBytes, 0)
+  const shown = disks.filter(({ isImageWhole }) => isImageWhole === 1)
   // A view made a row of it that nobody counts.
-  const digest = all.find(({ pointNumber }) => pointNumber === number)?.digest
-  const known = {
+  const digest = all.find(({ pointNumber }) => pointNumber === number)?.digest ?? null
+  const newest: BarePoint = {
     number,
     kind,
     cutTimeMs,
     appliedMs: appliedMs ?? cutTimeMs,
-    sizeBytes,
+    isLatest: true,
+    withoutDisks: namesBut(disks, shown),
+    sizeBytes: sumOf(shown.map(({ sizeBytes }) => sizeBytes)),
+    undoBytes: 0,
     lineage,
+    digest,
     groupPointId,
+    lockedUntilMs: null,
+    damage: damageOf(known, shown, number),
   }
-  return [
-    ...points,
-    { ...known, isLatest: true, undoBytes: 0, digest: digest ?? null, lockedUntilMs: null, damage: null },
-  ]
+  return [...points, newest]
 }
 
 interface DiskUndo extends NativeUndoSummary {
   readonly disk: string
 }
 
-async function undoOf(context: RecoveryContext, isDeep: boolean): Promise<DiskUndo[]> {
+async function undoOf(
+  context: RecoveryContext,
+  disks: readonly ReplicaDisk[],
+  isDeep: boolean,
+): Promise<DiskUndo[]> {
   const lists: DiskUndo[] = []
-  for (const disk of await context.store.disks()) {
+  for (const disk of disks) {
     const args = [undoFolder(context.directory, disk), isDeep]
     const summary = (await context.pool.run('native', { call: 'undoSummary', args })) as NativeUndoSummary
     lists.push({ ...summary, disk: disk.name })
@@ -110,29 +121,51 @@ async function undoOf(context: RecoveryContext, isDeep: boolean): Promise<DiskUn
   return lists
 }
 
-function pointOf(row: Point, isLatest: boolean, undo: readonly DiskUndo[]): BarePoint {
+/** What there is to show points from. */
+interface KnownDisks {
+  readonly disks: readonly ReplicaDisk[]
+  readonly undo: readonly DiskUndo[]
+  readonly lost: readonly LostImage[]
+}
+
+function pointOf(row: Point, isLatest: boolean, known: KnownDisks): BarePoint {
   const { pointNumber: number, kind, cutTimeMs, appliedMs, fencingNumber, digest, groupPointId } = row
-  const sizes = Object.values(sizesOf(row))
-  const own = undo.flatMap(({ points }) => points.filter(({ point }) => point === number))
+  const sizes = sizesOf(row)
+  const shown = known.disks.filter(({ diskId }) => sizes[diskId] !== undefined)
+  const own = known.undo.flatMap(({ points }) => points.filter(({ point }) => point === number))
   return {
     number,
     kind,
     cutTimeMs,
     appliedMs,
     isLatest,
-    sizeBytes: sizes.reduce((total, size) => total + size, 0),
-    undoBytes: own.reduce((total, { storedBytes }) => total + storedBytes, 0),
+    withoutDisks: namesBut(known.disks, shown),
+    sizeBytes: sumOf(Object.values(sizes)),
+    undoBytes: sumOf(own.map(({ storedBytes }) => storedBytes)),
     lineage: fencingNumber,
     digest,
     groupPointId,
     lockedUntilMs: row.lockedUntilMs,
-    damage: damageOf(undo, number),
+    damage: damageOf(known, shown, number),
   }
 }
 
-/** What is damaged of a point stands between it and every newer one, so it is missed by all that are older. */
-function damageOf(undo: readonly DiskUndo[], number: number): PointDamage | null {
-  for (const { disk, damage } of undo) {
+function namesBut(disks: readonly ReplicaDisk[], shown: readonly ReplicaDisk[]): string[] {
+  return disks.filter((disk) => !shown.includes(disk)).map(({ name }) => name)
+}
+
+function sumOf(bytes: readonly number[]): number {
+  return bytes.reduce((total, one) => total + one, 0)
+}
+
+/**
+ * Undo leads back from an image, so without it there is nothing to show. What is damaged of a point stands between it and
+ * every newer one, so it is missed by all that are older.
+ */
+function damageOf(known: KnownDisks, shown: readonly ReplicaDisk[], number: number): PointDamage | null {
+  const lost = known.lost.find(({ disk }) => shown.includes(disk))
+  if (lost) return { disk: lost.disk.name, path: lost.disk.imagePath, offset: 0, reason: lost.reason }
+  for (const { disk, damage } of known.undo) {
     const found = damage.find(({ throughPoint }) => throughPoint === -1 || number <= throughPoint)
     if (found) return { disk, path: found.path, offset: found.offset, reason: found.reason }
   }

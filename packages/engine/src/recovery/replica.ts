@@ -8,6 +8,7 @@
 
 import { SecondsiteError, optionOutOfRange } from '../errors.js'
 import type { ReplicationState } from '../states.js'
+import { imageLost, lostImages } from '../store/image-file.js'
 import type { FailoverKind } from '../store/recovery-schema.js'
 import { type AroundOptions, findWrite, readAround, type WritesAround } from './around.js'
 import {
@@ -317,6 +318,7 @@ export class Replica implements AsyncDisposable {
    * Makes the replica's disks writable at a point, within about a second. Nothing of the primary is taken from then on, and
    * nothing is given up before {@link commitFailover}.
    * @throws {INVALID_STATE, POINT_NOT_FOUND, POINT_NOT_EXACT, UNDO_DAMAGED, STORE_BUSY}
+   * @throws {REPLICA_IMAGE_LOST} when somebody has deleted an image or cut it short
    * @throws {PRIMARY_ALIVE} when a process still replicates into it and is not to be fenced
    * @throws {NOT_PREPARED} as planned, unless the newest state is the last cut of a primary that was prepared
    */
@@ -344,10 +346,15 @@ export class Replica implements AsyncDisposable {
     requirePlanned(await this.#choose('LatestProcessed'), this.directory)
   }
 
-  /** Whether a failover can begin, without beginning it. @throws {INVALID_STATE}, and {PRIMARY_ALIVE} unless that is fenced */
+  /**
+   * Whether a failover can begin, without beginning it.
+   * @throws {INVALID_STATE}, {REPLICA_IMAGE_LOST}, and {PRIMARY_ALIVE} unless that is fenced
+   */
   async requireFailover(fencePrimary = false): Promise<void> {
     const { machine, state } = await identityOf(this.context)
     this.context.next(state, triggerFrom(state), machine)
+    const lost = await lostImages(await this.context.store.disks())
+    if (lost.length > 0) throw imageLost(this.directory, lost)
     if (!fencePrimary) await this.#refuseAlive(machine)
   }
 

@@ -7,6 +7,7 @@
 
 import { join } from 'node:path'
 import { isSecondsiteError, SecondsiteError } from '../errors.js'
+import { imageLost, lostImages } from '../store/image-file.js'
 import { noPoint, sizesOf } from '../store/recovery-store.js'
 import { undoFolder } from '../store/undo-folder.js'
 import type { ReplicaDisk } from '../store/replica-schema.js'
@@ -41,7 +42,7 @@ export class PointView implements AsyncDisposable {
 
   /**
    * @param isBase - whether somebody rolls it forward: kept logs may reach to the end that a disk got later
-   * @throws {POINT_NOT_FOUND, UNDO_DAMAGED, STORE_BUSY}
+   * @throws {POINT_NOT_FOUND, UNDO_DAMAGED, REPLICA_IMAGE_LOST, STORE_BUSY}
    */
   static async open(context: RecoveryContext, chosen: ChosenState, isBase = false): Promise<PointView> {
     const state = await hold(context, chosen.state)
@@ -154,12 +155,14 @@ export function grown({ row, sizeBytes }: DiskAtPoint): DiskAtPoint {
   return { row, sizeBytes: Math.max(sizeBytes, row.sizeBytes) }
 }
 
-/** A disk of the replica at a point. */
-export function viewOf(
+/** A disk of the replica at a point. @throws {REPLICA_IMAGE_LOST, UNDO_DAMAGED} */
+export async function viewOf(
   context: RecoveryContext,
   { row, sizeBytes }: DiskAtPoint,
   point: number,
 ): Promise<RecoveryDevice> {
+  const lost = await lostImages([row])
+  if (lost.length > 0) throw imageLost(context.directory, lost)
   const place = { image: row.imagePath, undoDirectory: undoFolder(context.directory, row), point, sizeBytes }
   return RecoveryDevice.view(row, place, context.pool)
 }

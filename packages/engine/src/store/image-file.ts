@@ -1,9 +1,10 @@
 /**
- * The size of a replica's image: looked at, and changed where somebody has decided that. A block device keeps its own.
+ * The file of a replica's image: looked at, and its size changed where somebody has decided that. A block device keeps its own.
  */
 
 import { type FileHandle, open, stat } from 'node:fs/promises'
-import { fromSystemError } from '../errors.js'
+import { fromSystemError, SecondsiteError } from '../errors.js'
+import type { ReplicaDisk } from './replica-schema.js'
 
 /** Bytes of an image that is a file; null when there is none, undefined of what is no file. */
 export async function imageSizeBytes(path: string): Promise<number | null | undefined> {
@@ -15,6 +16,41 @@ export async function imageSizeBytes(path: string): Promise<number | null | unde
     if (failure.code === 'PATH_NOT_FOUND') return null
     throw failure
   }
+}
+
+/** An image that is lost, and how that shows. */
+export interface LostImage {
+  readonly disk: ReplicaDisk
+  readonly reason: string
+}
+
+/** The images of these disks that somebody has deleted or cut short. */
+export async function lostImages(disks: readonly ReplicaDisk[]): Promise<LostImage[]> {
+  return (await Promise.all(disks.map(lostImage))).filter((one) => one !== undefined)
+}
+
+async function lostImage(disk: ReplicaDisk): Promise<LostImage | undefined> {
+  if (disk.isImageCreated === 0) return undefined
+  const sizeBytes = await imageSizeBytes(disk.imagePath)
+  if (sizeBytes === null) return { disk, reason: 'the file is gone' }
+  if (sizeBytes === undefined || sizeBytes >= disk.imageSizeBytes) return undefined
+  return { disk, reason: `the file has ${sizeBytes} bytes, and had ${disk.imageSizeBytes}` }
+}
+
+/** The error that images are lost. @param lost - at least one */
+export function imageLost(directory: string, lost: readonly LostImage[]): SecondsiteError {
+  const [first] = lost
+  const images = lost.map(({ disk, reason }) => ({ disk: disk.name, path: disk.imagePath, reason }))
+  const rest = lost.length > 1 ? `, and ${lost.length - 1} more` : ''
+  return new SecondsiteError('REPLICA_IMAGE_LOST', {
+    message: `the image ${first?.disk.imagePath} of the replica is lost: ${first?.reason}${rest}`,
+    details: {
+      path: first?.disk.imagePath ?? directory,
+      reason: first?.reason ?? '',
+      diskIds: lost.map(({ disk }) => disk.diskId),
+      images,
+    },
+  })
 }
 
 /** Makes an image as large as this, durably, if it is smaller. */
