@@ -242,6 +242,24 @@ describe('the threshold', () => {
   })
 })
 
+describe('a resynchronization at work', () => {
+  it('is not stopped by the call for another one, which is refused', async () => {
+    const disk = place.makeDisk('os.raw', MIB)
+    let second: Promise<unknown> | undefined
+    await using engine = await place.open({
+      step: (name) => {
+        if (name !== 'resync.before-begin') return
+        second = machine.resynchronize().catch((error: unknown) => error)
+      },
+    })
+    const machine = await place.enable(engine, [disk])
+    await machine.startInitialReplication()
+    expect(await machine.resynchronize()).toMatchObject({ reason: 'ASKED_FOR', comparedBytes: MIB })
+    expect(await second).toMatchObject({ code: 'INVALID_STATE', details: { state: 'Resynchronizing' } })
+    expect(machine.state).toBe('Replicating')
+  })
+})
+
 describe('verify', () => {
   it('finds a byte that changed on the replica and repairs it when asked', async () => {
     const disk = place.makeDisk('os.raw', 4 * MIB)

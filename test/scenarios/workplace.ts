@@ -53,8 +53,10 @@ export class Workplace {
     })
   }
 
-  enable(engine: Engine, disks: readonly string[], policy: PolicyInput = {}): Promise<ProtectedMachine> {
+  /** A due resynchronization waits for the test, not for the hours of the night. */
+  enable(engine: Engine, disks: readonly string[], given: PolicyInput = {}): Promise<ProtectedMachine> {
     const replica = { directory: this.path('replica') }
+    const policy = { autoResynchronize: { enabled: false }, ...given }
     return engine.enable({ name: 'web01', disks: [...disks], replica, policy })
   }
 

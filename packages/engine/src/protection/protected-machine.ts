@@ -239,6 +239,7 @@ export class ProtectedMachine {
     const { startTimeMs, restart = false, recreateImages = false } = options
     this.#requireDisks()
     if (startTimeMs !== undefined) return this.#scheduleResync(startTimeMs)
+    this.#record.next('resynchronize')
     await this.#jobs.stop()
     if (recreateImages)
       return this.#jobs.run(options.signal, (signal) => this.#recreateImages({ ...options, signal }))
