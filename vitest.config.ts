@@ -6,8 +6,9 @@ export default defineConfig({
     pool: 'forks',
     include: ['packages/*/src/**/*.test.ts', 'test/**/*.test.ts'],
     exclude: ['**/node_modules/**', '**/dist/**', 'test/slow/**'],
-    testTimeout: 60_000,
-    hookTimeout: 60_000,
+    // Only a hang is to be ended by it: commands start in seconds each where a machine is busy.
+    testTimeout: 180_000,
+    hookTimeout: 180_000,
     retry: 0,
   },
 })
