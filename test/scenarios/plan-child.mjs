@@ -9,6 +9,7 @@ const target = {
   shutdown: nothing,
   failover: async () => facts,
   failback: async () => facts,
+  reverse: nothing,
   boot: nothing,
   cleanupTest: nothing,
 }

@@ -133,10 +133,10 @@ describe('a report', () => {
 started 2026-11-21 10:00:00 UTC, 7.0 s
 recovery time -, loss 40.0 s
 
-machine  outcome    recovery time  point                                             loss
-db       Recovered  7.0 s          402 of 2026-11-21 09:55:00 UTC, crash-consistent  20.0 s, 8.0 KiB
-web1     Open       -              404 of 2026-11-21 09:55:00 UTC, crash-consistent  40.0 s, 16.0 KiB
-web2     Open       -              404 of 2026-11-21 09:55:00 UTC, crash-consistent  40.0 s, 16.0 KiB
+machine  outcome    recovery time  point                                             loss              protected
+db       Recovered  7.0 s          402 of 2026-11-21 09:55:00 UTC, crash-consistent  20.0 s, 8.0 KiB   no
+web1     Open       -              404 of 2026-11-21 09:55:00 UTC, crash-consistent  40.0 s, 16.0 KiB  no
+web2     Open       -              404 of 2026-11-21 09:55:00 UTC, crash-consistent  40.0 s, 16.0 KiB  no
 
 step        group    what              state    tries  time   remark
 1.web1      group 1  shutdown web1     Done     1      1.0 s

@@ -61,6 +61,7 @@ export class PlanWorld implements PlanTargets {
       shutdown: verb('shutdown'),
       failover: async (_choice, context) => (await verb('failover')(context), facts),
       failback: async (context) => (await verb('failback')(context), facts),
+      reverse: async (context) => (await verb('reverse')(context), { reversed: name }),
       boot: async (context) => (await verb('boot')(context), { started: name }),
       cleanupTest: verb('cleanupTest'),
       close: async () => {

@@ -6,6 +6,7 @@ import {
   abandonPlan,
   continuePlan,
   listPlanRuns,
+  parsePlan,
   type PlanReport,
   type PlanRunKind,
   planReport,
@@ -41,6 +42,28 @@ describe('a plan', () => {
       new Set(['db', 'web1', 'web2'].map((name) => `${report.runId}/${name}`)),
     )
     expect(world.openCount).toBe(0)
+  })
+
+  it.each<[PlanRunKind, string[]]>([
+    ['Planned', ['failover db', 'failover web1', 'reverse db', 'boot db', 'boot web1']],
+    ['Failback', ['failback db', 'failback web1', 'reverse db', 'boot db', 'boot web1']],
+    ['Unplanned', ['failover db', 'failover web1', 'boot db', 'boot web1']],
+    ['Test', ['failover db', 'failover web1', 'boot db', 'boot web1']],
+  ])('run as %s reverses where it says so, when the whole group is over there', async (kind, changes) => {
+    using folder = new PlanFolder()
+    const world = new PlanWorld()
+    const machines = `
+  db: { replica: db, state: s, reverse: { state: t, home: h } }
+  web1: { replica: web1 }`
+    const groups = '[{ machines: [db, web1] }, { type: Boot, machines: [db, web1] }]'
+    const text = `name: shop\ntestCleanup: Keep\nmachines:${machines}\ngroups: ${groups}\n`
+    const report = await startPlan(parsePlan(text), kind, { directory: folder.path, targets: world })
+    expect(world.changes).toEqual(changes)
+    const isOver = kind === 'Test' ? null : false
+    expect(report.machines.map(({ name, isProtected }) => [name, isProtected])).toEqual([
+      ['db', changes.includes('reverse db') || isOver],
+      ['web1', isOver],
+    ])
   })
 
   it('says before what it will ask of a machine, and after what its failover has made', async () => {

@@ -67,6 +67,7 @@ export type { MachineRun, RunInfo, StopOptions } from './recovery/runner.js'
 export type { PointView } from './recovery/view.js'
 export type { ReplicaOptions } from './replica.js'
 export { openReplica } from './replica.js'
+export type { ReplicaTargetsOptions } from './replica-targets.js'
 export { ReplicaTargets } from './replica-targets.js'
 export type {
   FailbackOutlook,

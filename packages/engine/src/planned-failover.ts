@@ -14,10 +14,10 @@ import type { FailoverInfo } from './recovery/failover.js'
 import type { FailoverOutlook, Replica } from './recovery/replica.js'
 import { reverseReplication } from './reverse.js'
 import {
-  explainReverse,
   explainReverseAhead,
   refuseSplit,
   type ReverseOutlook,
+  reverseOutlook,
   type ReversePlace,
 } from './reverse-outlook.js'
 import { recordedPlan, requirePlaces, type ReverseReport, type ReverseRequest } from './reverse-plan.js'
@@ -55,7 +55,7 @@ export async function explainPlannedFailover(
   if ((await recordedPlan(replica.context)) !== undefined) return { next, failover: null, reverse: null }
   // Its layers are not there yet, and show the newest state.
   const isBegun = (await replica.state()) === 'RecoveryInProgress'
-  const reverse = await (isBegun ? explainReverseAhead : explainReverse)(replica, place)
+  const reverse = await (isBegun ? explainReverseAhead : reverseOutlook)(replica, place)
   return { next, failover: null, reverse }
 }
 
@@ -88,19 +88,23 @@ export async function plannedFailover(
   // The layers of one that a death has cut off.
   else if ((await replica.state()) === 'RecoveryInProgress') await replica.failover()
   await context.step('planned-failover.before-reversing')
+  // One that ended a failback wants its commit by itself.
+  if ((await replica.state()) === 'FailbackComplete')
+    await replica.commitFailover({ dropLocked: request.dropLocked ?? false })
   return reverseReplication(replica, request)
 }
 
-/** Asked of the replica; one that has ended with a store at home was reversed. */
+/** Asked of the replica. */
 async function nextStep(replica: Replica, directory: string): Promise<'failover' | 'reverse' | null> {
   const info = await replica.failoverInfo()
-  if (info !== undefined) {
-    requirePlannedKind(info, await replica.machine())
-    return 'reverse'
-  }
-  const isReversed =
-    (await replica.state()) === 'Disabled' && existsSync(ReplicaStore.fileOf(resolve(directory)))
-  return isReversed ? null : 'failover'
+  if (info === undefined) return (await isReversed(replica, directory)) ? null : 'failover'
+  requirePlannedKind(info, await replica.machine())
+  return 'reverse'
+}
+
+/** Whether replication was reversed behind a failover: the replica has ended, and its way home is there. */
+export async function isReversed(replica: Replica, directory: string): Promise<boolean> {
+  return (await replica.state()) === 'Disabled' && existsSync(ReplicaStore.fileOf(resolve(directory)))
 }
 
 /** @throws {INVALID_STATE} */

@@ -5,15 +5,15 @@
  * exports it, so that no plan's process has to live for a machine to run. A test copy lives in the process that made it;
  * so a Test run is carried out, looked at and cleaned up by one process, and these targets hold its copies until then.
  *
- * A replica that has been failed over already stays as it is, whoever did it: that makes the verb idempotent.
+ * A replica that has been failed over already stays as it is, whoever did it: that makes the verb idempotent. So does one
+ * whose replication was turned round behind that.
  */
 
-import { resolve } from 'node:path'
 import { type Clock, systemClock } from './clock.js'
-import { Engine } from './engine.js'
 import { isSecondsiteError, type JsonValue, SecondsiteError } from './errors.js'
 import { runCommand } from './plan/command.js'
 import type { PlanRunKind, PointChoice } from './plan/plan.js'
+import { isReversed, plannedFailover } from './planned-failover.js'
 import type {
   FailoverFacts,
   FailoverForecast,
@@ -28,7 +28,12 @@ import type { Replica } from './recovery/replica.js'
 import { environmentOf, type Handover, handoverOf } from './recovery/runner-handover.js'
 import type { TestFailover } from './recovery/test-failover.js'
 import { openReplica } from './replica.js'
+import { recordedPlan } from './reverse-plan.js'
+import { sidesOf, type TargetSides } from './replica-sides.js'
+import { SharedEngines } from './shared-engines.js'
+import { ReplicaStore } from './store/replica-store.js'
 import { formatBytes, SECOND_MS } from './units.js'
+import type { StepObserver } from './works.js'
 
 /** A test copy that a plan's process holds. */
 interface HeldCopy {
@@ -38,36 +43,65 @@ interface HeldCopy {
   address: string | undefined
 }
 
+/** What the machines of a plan share. */
+interface SharedParts {
+  readonly clock: Clock
+  readonly step: StepObserver
+  /** Test copies, by the key of their machine's verbs. */
+  readonly copies: Map<string, HeldCopy>
+  readonly engines: SharedEngines
+  /** Carries actions out one after the other. */
+  readonly inTurn: <Result>(action: () => Promise<Result>) => Promise<Result>
+}
+
+/** Options of {@link ReplicaTargets}, for tests and tuning. */
+export interface ReplicaTargetsOptions {
+  readonly clock?: Clock
+  /** Called with the name of each step just before it; a test ends the process there. */
+  readonly step?: StepObserver
+}
+
 /** Replicas in folders, as the machines of plans name them. */
 export class ReplicaTargets implements PlanTargets, AsyncDisposable {
-  readonly #clock: Clock
-  readonly #copies = new Map<string, HeldCopy>()
+  readonly #shared: SharedParts
 
-  constructor(options: { readonly clock?: Clock } = {}) {
-    this.#clock = options.clock ?? systemClock
+  constructor({ clock = systemClock, step = () => {} }: ReplicaTargetsOptions = {}) {
+    const engines = new SharedEngines({ clock, step })
+    this.#shared = { clock, step, copies: new Map(), engines, inTurn: turns() }
   }
 
   /** Test copies that this process holds, by the name of their test failover, with the address of their export. */
   get heldCopies(): readonly { readonly name: string; readonly address: string | undefined }[] {
-    return [...this.#copies.values()].map(({ test, address }) => ({ name: test.name, address }))
+    return [...this.#shared.copies.values()].map(({ test, address }) => ({ name: test.name, address }))
   }
 
   /** @throws {PLAN_INVALID} when the machine lacks a command for what will be asked; {REPLICA_NOT_FOUND} and the like */
   async resolve(request: TargetRequest): Promise<PlanTarget> {
     checkCommands(request)
-    const directory = resolve(request.directory, request.machine.replica)
-    const replica = await openReplica({ directory, clock: this.#clock })
-    return new ReplicaTarget(request, replica, this.#copies, this.#clock)
+    const sides = sidesOf(request)
+    const { clock, step } = this.#shared
+    const replica = await openReplica({ directory: sides.replica, clock, step })
+    return new ReplicaTarget(request, sides, replica, this.#shared)
   }
 
   /** Removes the test copies that are left: they end with their process anyway. */
   async close(): Promise<void> {
-    for (const { replica } of this.#copies.values()) await replica.close()
-    this.#copies.clear()
+    const { copies } = this.#shared
+    for (const { replica } of copies.values()) await replica.close()
+    copies.clear()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close()
+  }
+}
+
+function turns(): SharedParts['inTurn'] {
+  let last: Promise<unknown> = Promise.resolve()
+  return (action) => {
+    const next = last.then(action)
+    last = next.catch(() => {})
+    return next
   }
 }
 
@@ -88,19 +122,23 @@ function lacking(machine: string, setting: string, why: string): SecondsiteError
 
 class ReplicaTarget implements PlanTarget {
   readonly #request: TargetRequest
+  readonly #sides: TargetSides
   readonly #replica: Replica
-  readonly #copies: Map<string, HeldCopy>
-  readonly #clock: Clock
+  readonly #shared: SharedParts
 
-  constructor(request: TargetRequest, replica: Replica, copies: Map<string, HeldCopy>, clock: Clock) {
+  constructor(request: TargetRequest, sides: TargetSides, replica: Replica, shared: SharedParts) {
     this.#request = request
+    this.#sides = sides
     this.#replica = replica
-    this.#copies = copies
-    this.#clock = clock
+    this.#shared = shared
   }
 
   async describe(kind: PlanRunKind, choice: PointChoice): Promise<FailoverForecast> {
     const isPlanned = kind === 'Planned' || kind === 'Failback'
+    const { reverse } = this.#sides
+    if (await this.#isReversed())
+      return { ...MOVED, isProtectedAfterwards: true, estimatedMs: null, notes: [MOVED_NOTE] }
+    if (reverse) await this.#requireFree(reverse.home)
     const { point, lossMs, receivedBytes, undoneBytes } = await this.#replica.explainFailover(pointOf(choice))
     const plain = { sequence: point.number, timeMs: point.cutTimeMs, kind: point.kind }
     return {
@@ -109,8 +147,9 @@ class ReplicaTarget implements PlanTarget {
       // What the primary has not sent is known to the primary alone.
       lossBytes: isPlanned ? 0 : null,
       copyBytes: choice === 'Latest' ? receivedBytes : 0,
+      ...(kind === 'Test' ? {} : { isProtectedAfterwards: reverse !== undefined }),
       estimatedMs: null,
-      notes: notesOf(isPlanned, undoneBytes),
+      notes: isPlanned ? plannedNotes(this.#sides) : unplannedNotes(kind, undoneBytes),
     }
   }
 
@@ -129,6 +168,28 @@ class ReplicaTarget implements PlanTarget {
     return this.#planned(context)
   }
 
+  /** One machine at a time: members of a consistency group take the group along. */
+  async reverse({ signal }: VerbContext): Promise<JsonValue | undefined> {
+    const { state, reverse } = this.#sides
+    if (state === undefined || reverse === undefined)
+      throw new TypeError('asked of machines with reverse alone')
+    const { engines, inTurn } = this.#shared
+    return inTurn(() =>
+      engines.use(state, (home) =>
+        engines.use(reverse.state, async (engine) => {
+          const request = { engine, former: { engine: home }, directory: reverse.home, signal }
+          const { machine, candidateBytes, lostLogs } = await plannedFailover(this.#replica, request)
+          return {
+            state: machine.state,
+            replica: machine.replicaDirectory,
+            candidateBytes,
+            lostLogs: [...lostLogs],
+          }
+        }),
+      ),
+    )
+  }
+
   async boot(context: VerbContext): Promise<JsonValue | undefined> {
     const { machine } = this.#request
     if (context.kind === 'Test' && machine.testRun === true) return this.#runCopy(context)
@@ -139,8 +200,8 @@ class ReplicaTarget implements PlanTarget {
   }
 
   async cleanupTest(context: VerbContext): Promise<void> {
-    const copy = this.#copies.get(context.key)
-    this.#copies.delete(context.key)
+    const copy = this.#shared.copies.get(context.key)
+    this.#shared.copies.delete(context.key)
     await copy?.replica.close()
     if (context.reference === undefined) return
     try {
@@ -154,19 +215,31 @@ class ReplicaTarget implements PlanTarget {
     return this.#replica.close()
   }
 
+  /** Whether a run before this one, or somebody, has brought it all the way. */
+  async #isReversed(): Promise<boolean> {
+    const { reverse } = this.#sides
+    return reverse !== undefined && isReversed(this.#replica, reverse.home)
+  }
+
+  async #requireFree(home: string): Promise<void> {
+    if ((await this.#replica.failoverInfo()) !== undefined) return
+    await ReplicaStore.requireFree(home, this.#request.name, this.#shared.clock)
+  }
+
   /** Where the primary can be reached, its last cut is sent and proven; else somebody has prepared it before. */
   async #planned(context: VerbContext): Promise<FailoverFacts> {
+    if (await this.#isReversed()) return MOVED
     if ((await this.#replica.failoverInfo()) === undefined) await this.#prepare(context.signal)
     return this.#moved('Latest', 'Planned', false, context)
   }
 
   async #prepare(signal: AbortSignal): Promise<void> {
-    const { name, directory } = this.#request
-    const { state } = this.#request.machine
+    const { state } = this.#sides
     if (state === undefined) return
-    await using engine = await Engine.open({ stateDirectory: resolve(directory, state), clock: this.#clock })
-    const primary = engine.machine(name)
-    if (primary.state !== 'PreparedForFailover') await primary.prepareFailover({ signal })
+    await this.#shared.engines.use(state, async (engine) => {
+      const primary = engine.machine(this.#request.name)
+      if (primary.state !== 'PreparedForFailover') await primary.prepareFailover({ signal })
+    })
   }
 
   async #moved(
@@ -179,8 +252,8 @@ class ReplicaTarget implements PlanTarget {
     const point = pointOf(choice)
     if ((await replica.failoverInfo()) === undefined)
       await replica.startFailover({ point, kind, fencePrimary, signal })
-    // One that a death has cut off is taken up to its end.
-    else await replica.failover()
+    // One that a death has cut off is taken up to its end; once its reversal has begun, that is what goes on.
+    else if ((await recordedPlan(replica.context)) === undefined) await replica.failover()
     await replica.closeFailover()
     const info = await replica.failoverInfo()
     if (info === undefined) throw new TypeError('a failover that was started is there')
@@ -197,15 +270,15 @@ class ReplicaTarget implements PlanTarget {
 
   /** A replica of its own holds the copy, as the session closes this one. */
   async #test(choice: PointChoice, { key }: VerbContext): Promise<FailoverFacts> {
-    const held = this.#copies.get(key)
+    const held = this.#shared.copies.get(key)
     if (held !== undefined) return this.#testFacts(held.test)
-    const replica = await openReplica({ directory: this.#replica.directory, clock: this.#clock })
+    const replica = await openReplica({ directory: this.#replica.directory, clock: this.#shared.clock })
     try {
       const test = await replica.startTestFailover({ point: pointOf(choice) })
-      this.#copies.set(key, { replica, test, address: undefined })
+      this.#shared.copies.set(key, { replica, test, address: undefined })
       return await this.#testFacts(test)
     } catch (error) {
-      this.#copies.delete(key)
+      this.#shared.copies.delete(key)
       await replica.close()
       throw error
     }
@@ -220,16 +293,17 @@ class ReplicaTarget implements PlanTarget {
   }
 
   /** What the commands of the machine are told; without an address where somebody else exports the disks. */
-  async #handover(kind: PlanRunKind, key: string, address = ''): Promise<Handover> {
+  async #handover({ kind, key, point: moved }: VerbContext, address = ''): Promise<Handover> {
     const { settings } = await this.#replica.failoverSettings()
-    const [test, info] = [this.#copies.get(key)?.test, await this.#replica.failoverInfo()]
-    const point = test?.info ?? info
+    const [test, info] = [this.#shared.copies.get(key)?.test, await this.#replica.failoverInfo()]
+    const known = test?.info ?? info
+    const point = known ? { number: known.pointNumber, timeMs: known.pointTimeMs } : pointFactsOf(moved)
     const facts = {
       kind: RUN_KIND[kind],
       machine: this.#request.name,
       replica: this.#replica.directory,
       run: '',
-      point: { number: point?.pointNumber ?? 0, timeMs: point?.pointTimeMs ?? 0 },
+      point,
       address,
       disks: [],
       defaultName: test?.name ?? this.#request.name,
@@ -247,7 +321,7 @@ class ReplicaTarget implements PlanTarget {
   }
 
   #copyOf({ key, reference = '' }: VerbContext): HeldCopy {
-    const copy = this.#copies.get(key)
+    const copy = this.#shared.copies.get(key)
     if (copy !== undefined) return copy
     throw new SecondsiteError('TEST_FAILOVER_NOT_FOUND', {
       message: `the test copy of ${this.#request.name} has ended with the process that held it`,
@@ -263,14 +337,27 @@ class ReplicaTarget implements PlanTarget {
     return { address: copy.address }
   }
 
+  /** Who protects the machine where it is now, for the command that serves its disks; one path a line. */
+  async #protection(): Promise<Record<string, string>> {
+    const { reverse } = this.#sides
+    if (reverse === undefined || !(await this.#isReversed())) return {}
+    const disks = await this.#replica.context.store.disks()
+    return {
+      SECONDSITE_STATE: reverse.state,
+      SECONDSITE_HOME: reverse.home,
+      SECONDSITE_DISKS: disks.map(({ imagePath }) => imagePath).join('\n'),
+    }
+  }
+
   async #run(
     command: readonly string[],
-    { kind, key, signal }: VerbContext,
+    context: VerbContext,
     { address }: { readonly address?: string },
   ): Promise<{ readonly output: string }> {
+    const { kind, key, signal } = context
     const { name, machine, directory } = this.#request
     const replica = this.#replica.directory
-    const handover = await this.#handover(kind, key, address)
+    const handover = await this.#handover(context, address)
     return runCommand({
       command,
       directory,
@@ -281,15 +368,20 @@ class ReplicaTarget implements PlanTarget {
         SECONDSITE_RUN: key.split('/')[0] ?? '',
         SECONDSITE_REPLICA: replica,
         ...(address === undefined ? {} : { SECONDSITE_NBD: address }),
+        ...(await this.#protection()),
       },
       input: JSON.stringify(handover),
       timeoutMs: machine.timeoutSeconds * SECOND_MS,
-      clock: this.#clock,
+      clock: this.#shared.clock,
       signal,
       onSpawn: ignore,
     })
   }
 }
+
+/** A machine that is where the run brings it. */
+const MOVED = { point: null, lossSeconds: 0, lossBytes: 0, copyBytes: 0 } as const
+const MOVED_NOTE = 'is there already, and protected'
 
 /** A plan brings a machine home as it brought it away. */
 const RUN_KIND = { Test: 'Test', Planned: 'Planned', Unplanned: 'Unplanned', Failback: 'Planned' } as const
@@ -304,7 +396,17 @@ function pointOf(choice: PointChoice): RecoveryPointChoice {
   return { timeMs: Date.parse(choice.time ?? '') }
 }
 
-function notesOf(isPlanned: boolean, undoneBytes: number): string[] {
-  if (isPlanned) return ['the primary sends what it still holds before']
-  return undoneBytes > 0 ? [`takes back ${formatBytes(undoneBytes)} of the newest state`] : []
+function pointFactsOf(point: VerbContext['point']): Handover['point'] {
+  return { number: point?.sequence ?? 0, timeMs: point?.timeMs ?? 0 }
+}
+
+function plannedNotes({ reverse }: TargetSides): string[] {
+  const first = 'the primary sends what it still holds before'
+  if (reverse === undefined) return [first, 'is not protected afterwards: it has no "reverse"']
+  return [first, `replicates to ${reverse.home} afterwards, with nothing owed`]
+}
+
+function unplannedNotes(kind: PlanRunKind, undoneBytes: number): string[] {
+  const undone = undoneBytes > 0 ? [`takes back ${formatBytes(undoneBytes)} of the newest state`] : []
+  return kind === 'Test' ? undone : [...undone, 'is not protected afterwards, until replication is reversed']
 }

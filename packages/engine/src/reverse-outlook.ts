@@ -58,7 +58,13 @@ export async function explainReverse(replica: Replica, place: ReversePlace): Pro
   const { context } = replica
   const { machine, state } = await identityOf(context)
   context.next(state, 'reverseReplication', machine)
-  await takeUp(formerOf(place.former, machine))
+  return reverseOutlook(replica, place)
+}
+
+/** The same of a failover that has still to be committed. */
+export async function reverseOutlook(replica: Replica, place: ReversePlace): Promise<ReverseOutlook> {
+  const { context } = replica
+  await takeUp(formerOf(place.former, await replica.machine()))
   const plan = await recordedPlan(context)
   const failover = plan ? undefined : await replica.failover()
   const written = failover ? await writesOf(failover, context.pool) : NOTHING

@@ -58,8 +58,22 @@ function lostKeys(map: unknown, path: readonly PropertyKey[]): Finding[] {
   return [{ path: [...path, '__proto__'], atKey: true, text: 'is no name that can be used here' }]
 }
 
+/** Journals would take its steps for those of an action. */
+const ACTION_ID = /^(before|after)\.\d+$/
+const ACTION_ID_TEXT = 'is no name that can be used here: actions are called so in journals'
+
 function machineProblems(name: string, machine: unknown): Finding[] {
-  return isRecord(machine) ? pointProblems(['machines', name, 'point'], machine['point']) : []
+  const named = ACTION_ID.test(name) ? [{ path: ['machines', name], atKey: true, text: ACTION_ID_TEXT }] : []
+  if (!isRecord(machine)) return named
+  const points = pointProblems(['machines', name, 'point'], machine['point'])
+  return [...named, ...points, ...reverseProblems(name, machine)]
+}
+
+/** Only the engine of the side that is left knows that nothing of it is missing. */
+function reverseProblems(name: string, machine: Raw): Finding[] {
+  if (!has(machine, 'reverse') || has(machine, 'state')) return []
+  const text = 'needs "state" beside it, the state directory of the engine of the primary'
+  return [{ path: ['machines', name, 'reverse'], atKey: true, text }]
 }
 
 function pointProblems(path: readonly string[], point: unknown): Finding[] {

@@ -127,6 +127,21 @@ describe('a bad plan file names every problem at its line', () => {
       ['3:38 machines.db01.testNbd'],
     ],
     [
+      'reverses to nowhere',
+      GOOD.replace('/r/db01 }', '/r/db01, state: s, reverse: { state: t } }'),
+      ['3:48 machines.db01.reverse.home'],
+    ],
+    [
+      'reverses a primary that nobody can ask',
+      GOOD.replace('/r/db01 }', '/r/db01, reverse: { state: t, home: h } }'),
+      ['3:29 machines.db01.reverse'],
+    ],
+    [
+      'has a machine with the name of an action',
+      GOOD.replace('db01:', 'before.1:').replaceAll('[db01]', '[before.1]'),
+      ['3:3 machines.before.1'],
+    ],
+    [
       'has a machine with a strange name',
       GOOD.replace('db01:', '"db 01":').replaceAll('[db01]', '["db 01"]'),
       ['3:3 machines.db 01', '5:16 groups.0.machines.0', '7:16 groups.1.machines.0'],

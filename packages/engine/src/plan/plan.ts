@@ -76,6 +76,16 @@ const pointSchema = z.union([z.enum(NAMED_POINT_CHOICES), customPointSchema], po
 const argumentText = 'a list of texts: the program, then its arguments (no shell reads them)'
 const argument = z.string(argumentText).regex(/^[^\0]*$/, argumentText)
 
+const reverseSchema = z.strictObject(
+  {
+    /** State directory of the engine that protects the machine where it was failed over to; made when it is not there. */
+    state: path,
+    /** Folder for the store of the way home, at the side that was left; made when it is not there. */
+    home: path,
+  },
+  'a map with state and home',
+)
+
 const nbdText = 'unix:PATH or tcp:HOST:PORT'
 
 const machineSchema = z.strictObject(
@@ -99,6 +109,11 @@ const machineSchema = z.strictObject(
       .optional(),
     /** A Test run starts the test copy by the runner of its failover settings, in place of `start`; default false. */
     testRun: z.boolean('true or false').optional(),
+    /**
+     * Turns replication round behind the failover of a Planned run, so that the machine is protected there; needs `state`. A
+     * Failback then leads from there back to `replica`, with the sides swapped, and turns it round once more.
+     */
+    reverse: reverseSchema.optional(),
     /** Takes the replica in an Unplanned run although its primary still replicates; default false. */
     fencePrimary: z.boolean('true or false').default(false),
   },

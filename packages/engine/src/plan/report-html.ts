@@ -5,7 +5,15 @@
 import { formatDuration } from '../units.js'
 import { escapeHtml } from './escape.js'
 import type { PlanReport, ReportMachine, ReportSession, ReportStep } from './report.js'
-import { choiceText, durationText, lossText, pointText, remarkOf, timeText } from './report-text.js'
+import {
+  choiceText,
+  durationText,
+  lossText,
+  pointText,
+  protectedText,
+  remarkOf,
+  timeText,
+} from './report-text.js'
 import { timelineSvg } from './timeline.js'
 
 const STYLE = `
@@ -43,7 +51,7 @@ ${heading(report)}
 ${said}
 ${figures(report)}
 <h2>Machines</h2>
-${table(['machine', 'outcome', 'recovery time', 'choice', 'point', 'loss', 'copied'], report.machines.map(machineCells))}
+${table(['machine', 'outcome', 'recovery time', 'choice', 'point', 'loss', 'copied', 'protected'], report.machines.map(machineCells))}
 <h2>Timeline</h2>
 ${timelineSvg(report)}
 <h2>Steps</h2>
@@ -99,6 +107,7 @@ function machineCells(machine: ReportMachine): string[] {
     escapeHtml(pointText(point)),
     lossText(lossSeconds, lossBytes),
     lossText(null, copyBytes),
+    protectedText(machine),
   ]
 }
 

@@ -57,7 +57,10 @@ export function reportText(report: PlanReport): string {
     `started ${timeText(startedMs)}, ${formatDuration(lastMs - startedMs)}${waited}`,
     `recovery time ${durationText(report.recoveryTimeMs)}, loss ${lossText(report.lossSeconds, null)}`,
     '',
-    ...columns(['machine', 'outcome', 'recovery time', 'point', 'loss'], report.machines.map(machineRow)),
+    ...columns(
+      ['machine', 'outcome', 'recovery time', 'point', 'loss', 'protected'],
+      report.machines.map(machineRow),
+    ),
     '',
     ...columns(['step', 'group', 'what', 'state', 'tries', 'time', 'remark'], report.steps.map(stepRow)),
     ...waiting.flatMap(({ text }) => ['', 'Waiting for somebody:', ...indented(text ?? '')]),
@@ -66,7 +69,14 @@ export function reportText(report: PlanReport): string {
 
 function machineRow(machine: ReportMachine): string[] {
   const { name, outcome, recoveryTimeMs, point, lossSeconds, lossBytes } = machine
-  return [name, outcome, durationText(recoveryTimeMs), pointText(point), lossText(lossSeconds, lossBytes)]
+  const loss = lossText(lossSeconds, lossBytes)
+  return [name, outcome, durationText(recoveryTimeMs), pointText(point), loss, protectedText(machine)]
+}
+
+/** Whether a machine is protected where it is now, for people. */
+export function protectedText({ isProtected }: Pick<ReportMachine, 'isProtected'>): string {
+  if (isProtected === null) return NOTHING
+  return isProtected ? 'yes' : 'no'
 }
 
 function stepRow(step: ReportStep): string[] {

@@ -56,6 +56,8 @@ export interface ReportMachine {
   readonly lossSeconds: number | null
   readonly lossBytes: number | null
   readonly copyBytes: number | null
+  /** Whether it is protected where it is now; `null` of a test copy, and while that is not decided. */
+  readonly isProtected: boolean | null
 }
 
 /** A process that worked on the run. */
@@ -151,6 +153,7 @@ const RECOVERY_VERBS: readonly MachineVerb[] = ['failover', 'failback', 'boot']
 function reportMachine(view: RunView, name: string): ReportMachine[] {
   const steps = verbsOn(view, name).filter(({ step }) => RECOVERY_VERBS.includes(step.verb))
   const moved = steps.find(({ step }) => step.verb !== 'boot')
+  const reversal = verbsOn(view, name).find(({ step }) => step.verb === 'reverse')
   if (steps.length === 0) return []
   const outcome = outcomeOf(steps)
   const lastMs = Math.max(...steps.flatMap(({ attempts }) => attempts.map(({ endedMs }) => endedMs ?? 0)))
@@ -166,8 +169,16 @@ function reportMachine(view: RunView, name: string): ReportMachine[] {
       lossSeconds: facts?.lossSeconds ?? null,
       lossBytes: facts?.lossBytes ?? null,
       copyBytes: facts?.copyBytes ?? null,
+      isProtected: view.run.kind === 'Test' ? null : protectionOf(moved, reversal),
     },
   ]
+}
+
+/** A step that was skipped may have been done by hand, so nothing is said of it. */
+function protectionOf(moved: StepView | undefined, reversal: StepView | undefined): boolean | null {
+  if (moved?.state !== 'Done') return null
+  if (reversal === undefined || reversal.state === 'Failed') return false
+  return reversal.state === 'Done' ? true : null
 }
 
 /** A step that was skipped was done by hand, as far as anybody knows. */

@@ -213,7 +213,7 @@ export class PlanSession {
     throwIfAborted(signal)
     const { kind, runId } = this.#view.run
     const onProgress = (progress: TargetProgress): void => this.#tell({ type: 'progress', step, progress })
-    const reference = referenceOf(this.#view, step.machine)
+    const { reference, point } = movedFacts(this.#view, step.machine)
     const key = `${runId}/${step.machine}`
     const context: VerbContext = {
       kind,
@@ -221,6 +221,7 @@ export class PlanSession {
       signal,
       onProgress,
       ...(reference === undefined ? {} : { reference }),
+      ...(point ? { point } : {}),
     }
     switch (step.verb) {
       case 'shutdown':
@@ -230,6 +231,8 @@ export class PlanSession {
         return plainFacts(await target.failover(step.choice, context))
       case 'failback':
         return plainFacts(await target.failback(context))
+      case 'reverse':
+        return target.reverse(context)
       case 'boot':
         return target.boot(context)
       case 'cleanupTest':
@@ -308,11 +311,9 @@ function plainFacts({ point, lossSeconds, lossBytes, copyBytes, reference }: Fai
 }
 
 /** What the failover of a machine has left for its later verbs. */
-function referenceOf(view: RunView, machine: string): string | undefined {
-  for (const { step, result } of verbsOn(view, machine)) {
-    if (step.verb === 'boot') continue
-    const { reference } = (result ?? {}) as { readonly reference?: unknown }
-    if (typeof reference === 'string') return reference
-  }
-  return undefined
+function movedFacts(view: RunView, machine: string): Partial<Pick<FailoverFacts, 'reference' | 'point'>> {
+  const moved = verbsOn(view, machine).find(
+    ({ step: { verb } }) => verb === 'failover' || verb === 'failback',
+  )
+  return (moved?.result ?? {}) as Partial<FailoverFacts>
 }

@@ -9,11 +9,11 @@
 import type { Plan, PlanAction, PlanGroup, PlanGroupType, PlanRunKind, PointChoice } from './plan.js'
 
 /** What a step does with a machine. */
-export type MachineVerb = 'shutdown' | 'failover' | 'failback' | 'boot' | 'cleanupTest'
+export type MachineVerb = 'shutdown' | 'failover' | 'failback' | 'reverse' | 'boot' | 'cleanupTest'
 
 /** Where a step belongs. */
 interface StepPlace {
-  /** Unique in the plan and stable: `2.before.1`, `2.db01`. */
+  /** Unique in the plan and stable: `2.before.1`, `2.db01`, `2.db01/reverse`. */
   readonly id: string
   /** For people. */
   readonly title: string
@@ -80,21 +80,34 @@ function groupStages(plan: Plan, kind: PlanRunKind, group: PlanGroup, number: nu
       return [{ steps: [actionStep(action, { ...place, phase, id: `${number}.${phase}.${index + 1}` })] }]
     })
   const members = verb === undefined ? [] : group.machines
-  const steps = members.map((machine): MachineStep => {
-    const choice = pointOf(plan, kind, machine)
-    const title = `${verb} ${machine}`
-    return {
-      ...place,
-      phase: 'machines',
-      id: `${number}.${machine}`,
-      title,
-      type: 'machine',
-      machine,
-      verb: verb!,
-      choice,
-    }
+  const stepOf = (machine: string, own: Pick<MachineStep, 'id' | 'verb'>): MachineStep => ({
+    ...place,
+    ...own,
+    phase: 'machines',
+    title: `${own.verb} ${machine}`,
+    type: 'machine',
+    machine,
+    choice: pointOf(plan, kind, machine),
   })
-  return [...actions('before'), ...(steps.length > 0 ? [{ steps }] : []), ...actions('after')]
+  const steps = members.map((machine) => stepOf(machine, { id: `${number}.${machine}`, verb: verb! }))
+  const isReversed = (machine: string): boolean => isMoved(verb) && reverses(plan, kind, machine)
+  const reversals = members
+    .filter(isReversed)
+    .map((machine) => stepOf(machine, { id: `${number}.${machine}/reverse`, verb: 'reverse' }))
+  const stages = [steps, reversals].filter(({ length }) => length > 0).map((list) => ({ steps: list }))
+  return [...actions('before'), ...stages, ...actions('after')]
+}
+
+function isMoved(verb: MachineVerb | undefined): boolean {
+  return verb === 'failover' || verb === 'failback'
+}
+
+/**
+ * Whether replication is turned round behind the failover of a machine. An unplanned one may leave writes behind that
+ * somebody has to decide about, and a test copy is nobody's primary.
+ */
+export function reverses({ machines }: Plan, kind: PlanRunKind, machine: string): boolean {
+  return (kind === 'Planned' || kind === 'Failback') && machines[machine]?.reverse !== undefined
 }
 
 /** A test touches nothing of the source, so it shuts nothing down. */

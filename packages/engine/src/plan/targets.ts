@@ -58,6 +58,8 @@ export interface FailoverFacts {
 
 /** What a verb would do. */
 export interface FailoverForecast extends FailoverFacts {
+  /** Whether the machine is protected when the run has come to its end; absent of a test, which changes nothing of that. */
+  readonly isProtectedAfterwards?: boolean
   /** How long it takes, in milliseconds; `null` when nothing was measured that would tell. */
   readonly estimatedMs: number | null
   /** What an operator should know before, one sentence each. */
@@ -77,6 +79,8 @@ export interface VerbContext {
   readonly key: string
   /** What the failover of this run returned as its reference. */
   readonly reference?: string
+  /** The point that the failover of this run has taken. */
+  readonly point?: PlanPoint
   /** Aborted when the run is stopped. */
   readonly signal: AbortSignal
   /** May be called at any rate; only the newest is shown. */
@@ -93,6 +97,11 @@ export interface PlanTarget {
   failover(choice: PointChoice, context: VerbContext): Promise<FailoverFacts>
   /** Brings the machine home, by a planned failover in the direction of home. */
   failback(context: VerbContext): Promise<FailoverFacts>
+  /**
+   * Turns replication round behind a failover or failback of this kind of run, so that the machine is protected where it is
+   * now; says at once what it would have done when it is turned round already. Asked of machines with `reverse` alone.
+   */
+  reverse(context: VerbContext): Promise<JsonValue | undefined>
   /** Starts the machine, or the test copy, where the failover has brought it. May tell what it started. */
   boot(context: VerbContext): Promise<JsonValue | undefined>
   /** Stops and removes the test copy that `failover` of this run made; harmless when there is none. */
