@@ -166,7 +166,7 @@ impl LogFile for MemoryLogFile {
     }
 
     fn write_all_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
-        let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        let bytes = slices.iter().map(|slice| &**slice).collect::<Vec<_>>().concat();
         let mut state = self.state();
         state.counts.writes += 1;
         let (length, error) = state.allowed(offset, bytes.len());

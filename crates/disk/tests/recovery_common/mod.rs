@@ -2,6 +2,10 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod crash;
+pub mod layer;
+pub mod replica;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -130,10 +134,14 @@ pub fn bytes_of(device: &dyn BlockDevice) -> Vec<u8> {
 
 /// Where two arrays differ first.
 pub fn first_difference(a: &[u8], b: &[u8]) -> Option<usize> {
+    if a == b {
+        return None;
+    }
     a.iter().zip(b).position(|(a, b)| a != b).or((a.len() != b.len()).then_some(a.len().min(b.len())))
 }
 
 /// What each sector may hold after a power loss.
+#[derive(Clone)]
 pub struct Versions(Vec<Vec<u8>>);
 
 impl Versions {
@@ -151,7 +159,7 @@ impl Versions {
 
     pub fn assert_holds(&self, bytes: &[u8], what: &str) {
         for (index, (sector, versions)) in bytes.chunks(512).zip(&self.0).enumerate() {
-            assert!(sector.iter().all(|byte| *byte == sector[0]), "{what}: sector {index} is torn");
+            assert!(sector[1..] == sector[..sector.len() - 1], "{what}: sector {index} is torn");
             assert!(
                 versions.contains(&sector[0]),
                 "{what}: sector {index} is {}, not of {versions:?}",
