@@ -215,6 +215,20 @@ describe('a failback', () => {
     expectPairs()
   })
 
+  it('gives locked points of the replica at home up only where asked to', async () => {
+    await failOver()
+    await failback({ ...trip(), until: 'synchronize' })
+    {
+      await using home = await homeReplica()
+      const number = (await home.points()).at(-1)?.number ?? 0
+      await home.lockPoint(number, place.clock.nowMs() + 3_600_000)
+    }
+    await expect(failback(trip())).rejects.toMatchObject({ code: 'POINT_LOCKED' })
+    expect(await homeState()).toBe('FailbackComplete')
+    await expectHome((await failback({ ...trip(), dropLocked: true })).protected)
+    expectPairs()
+  })
+
   it('is refused where nothing was failed over, with nothing changed', async () => {
     await expect(failback(trip())).rejects.toMatchObject({ code: 'INVALID_STATE' })
     expect(await explainFailback(trip())).toMatchObject({ next: null, copyBytes: 0 })

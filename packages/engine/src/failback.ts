@@ -282,7 +282,8 @@ class Trip {
   async return(request: FailbackRequest): Promise<StepResult> {
     const home = await this.#homeReplica()
     const { away, home: engine, replica } = this.#place
-    if ((await home.state()) === 'FailbackComplete') await home.commitFailover()
+    const { dropLocked = false } = request
+    if ((await home.state()) === 'FailbackComplete') await home.commitFailover({ dropLocked })
     await this.#step('failback.before-returning')
     await reverseReplication(home, {
       engine,
