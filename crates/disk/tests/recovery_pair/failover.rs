@@ -15,6 +15,9 @@ use secondsite_disk::{
     cut,
 };
 
+/// Far more than chance lets die in a row.
+const CYCLES_MAX: u64 = 200;
+
 type Ranges = Vec<(u64, u64)>;
 
 /// The disk that a failover shows.
@@ -37,7 +40,7 @@ impl Pair {
             match self.random.below(12) {
                 0..=2 => self.write_to(&mut failover),
                 3 => self.kill(&mut failover),
-                4 | 5 if !is_planned => self.write(1), // The former primary does not know.
+                4 | 5 if !is_planned => self.work_on(), // The former primary does not know.
                 6 => {
                     self.primary.die(&mut self.random);
                     self.survive(guest::DEAD);
@@ -58,14 +61,23 @@ impl Pair {
         }
     }
 
+    /// Its guests write, and it makes cuts that it cannot send.
+    fn work_on(&mut self) {
+        self.write(1);
+        if self.random.one_in(3) {
+            self.cut();
+        }
+    }
+
     /// The last cut of a primary that nobody writes to any more.
-    fn bring_together(&mut self) {
-        loop {
+    pub fn bring_together(&mut self) {
+        for _ in 0..CYCLES_MAX {
             self.cycle();
             if self.replica.applied.as_ref() == Some(&self.primary.now) && self.primary.dirty().is_empty() {
                 return;
             }
         }
+        panic!("{CYCLES_MAX} cycles do not bring both sites together");
     }
 
     /// Over the newest state, or any point.
