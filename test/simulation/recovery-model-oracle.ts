@@ -151,12 +151,16 @@ export const REPLICA_VERBS = [
   'cancelFailover',
   'commitFailover',
   'reverseReplication',
+  'failback',
+  'finalizeFailback',
 ] as const
 export type ReplicaVerb = (typeof REPLICA_VERBS)[number]
 
 /** Of those verbs the ones that a state of the replica takes: the model's table of transitions, replica side. */
 const REPLICA_TAKES: Partial<Record<ReplicationState, readonly ReplicaVerb[]>> = {
-  Replicating: ['startFailover', 'startTestFailover'],
+  Replicating: ['startFailover', 'startTestFailover', 'failback'],
+  FailbackInProgress: ['finalizeFailback', 'cancelFailover'],
+  FailbackComplete: ['cancelFailover', 'commitFailover'],
   Error: ['startFailover', 'startTestFailover'],
   WaitingForStartResynchronize: ['startFailover', 'startTestFailover'],
   FailedOverWaitingCompletion: [

@@ -67,8 +67,10 @@ export class ReplicaChecks {
     }
   }
 
-  async #expectPoint({ number, cutTimeMs, isLatest }: RecoveryPoint): Promise<void> {
+  async #expectPoint({ number, cutTimeMs, isLatest, kind }: RecoveryPoint): Promise<void> {
     const content = this.#world.history.at(cutTimeMs)
+    if (kind === 'application-consistent')
+      expect(this.#world.restCutsMs, 'cuts at which the applications were at rest').toContain(cutTimeMs)
     try {
       await using view = await this.#world.open.openView({ point: number })
       await expectShows(view, content, `point ${number}`)
@@ -80,13 +82,13 @@ export class ReplicaChecks {
 
   /** A state that can be asked for. */
   async choose(): Promise<RecoveryPointChoice> {
-    const { random, history, open } = this.#world
+    const { random, history, open, settings } = this.#world
     const points = await open.points()
     const point = points[random.below(points.length)]?.number
     const timeMs = history.timesMs[random.below(history.timesMs.length)]
     switch (random.below(5)) {
       case 0:
-        return 'Latest'
+        return settings.hasHook ? 'LatestApplicationConsistent' : 'Latest'
       case 1:
         return 'LatestProcessed'
       case 2:
@@ -98,8 +100,12 @@ export class ReplicaChecks {
 
   /** What a choice comes to by the model; a code where it is refused; undefined where the answer itself says which cut it is. */
   async expected(choice: RecoveryPointChoice): Promise<Content | string | undefined> {
-    if (typeof choice === 'string') return undefined
     const { history, open } = this.#world
+    if (choice === 'LatestApplicationConsistent') {
+      const consistent = (await open.points()).findLast(({ kind }) => kind === 'application-consistent')
+      return consistent ? history.at(consistent.cutTimeMs) : 'POINT_NOT_FOUND'
+    }
+    if (typeof choice === 'string') return undefined
     const points = await open.points()
     if ('point' in choice) {
       const point = points.find(({ number }) => number === choice.point)

@@ -3,23 +3,28 @@
  * that follows. A reversal swaps the sides.
  */
 
-import { mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import {
   Engine,
+  type EngineOptions,
+  type FailbackPlace,
   openReplica,
   type PolicyInput,
   type ProtectedMachine,
   type Replica,
   type ReplicationState,
 } from '@secondsite/engine'
-import { SeededRandom, WorkerPool } from '@secondsite/engine/testing'
+import { FaultyTransport, SeededRandom, type TransportFaults, WorkerPool } from '@secondsite/engine/testing'
 import { expect } from 'vitest'
+import { relayTo } from '../scenarios/relay.js'
 import { KIB, Workplace } from '../scenarios/workplace.js'
 import { type Content, expectBytes, History, ModelClock } from './recovery-model-oracle.js'
 
 const MACHINE = 'web01'
 const DISK_NAMES = ['os.raw', 'data.raw'] as const
+/** The file that lets the hook fail. */
+const HOOK_FAILS = 'hook-fails'
 
 /** What differs between runs. */
 export interface Settings {
@@ -27,6 +32,10 @@ export interface Settings {
   readonly sizesBytes: readonly number[]
   readonly keepsEveryWrite: boolean
   readonly frameBytes: number
+  /** Whether cuts can be asked for at which the applications are at rest. */
+  readonly hasHook: boolean
+  /** Whether the line between the sites can fail. */
+  readonly hasBadLine: boolean
 }
 
 export function settingsOf(random: SeededRandom): Settings {
@@ -46,7 +55,8 @@ export function settingsOf(random: SeededRandom): Settings {
     ? { recoveryPoints: 2, recoveryPointIntervalSeconds: 1, keepEveryWrite: kept }
     : pointRules(random)
   const frameBytes = KIB * (random.below(2) === 0 ? 16 : 64)
-  return { policy: { ...always, ...points }, sizesBytes, keepsEveryWrite, frameBytes }
+  const [hasHook, hasBadLine] = [random.below(8) === 0, random.below(3) === 0]
+  return { policy: { ...always, ...points }, sizesBytes, keepsEveryWrite, frameBytes, hasHook, hasBadLine }
 }
 
 function pointRules(random: SeededRandom): PolicyInput {
@@ -72,6 +82,8 @@ export class World {
   readonly clock: ModelClock
   readonly #place: Workplace
   readonly #engines: (Engine | undefined)[] = [undefined, undefined]
+  readonly #lines: (FaultyTransport | undefined)[] = [undefined, undefined]
+  readonly #lineRandom: SeededRandom
   /** The site whose disks guests write to. */
   active = 0
   history: History
@@ -79,6 +91,8 @@ export class World {
   /** Where the primary's disks are, and the images of its replica. */
   #diskPaths: ReadonlyMap<string, string>
   #imagePaths: ReadonlyMap<string, string>
+  /** Cuts at which the applications were at rest. */
+  readonly restCutsMs: number[] = []
   /** The step before which the next thing that comes there dies. */
   armedStep: string | undefined
 
@@ -87,6 +101,7 @@ export class World {
     this.settings = settingsOf(this.random)
     this.clock = new ModelClock(this.settings.keepsEveryWrite)
     this.#place = new Workplace(seed)
+    this.#lineRandom = new SeededRandom(this.random.uint32())
     const names = DISK_NAMES.slice(0, this.settings.sizesBytes.length)
     this.#diskPaths = new Map(names.map((name, index) => [name, this.#makeDisk(name, index)]))
     this.#imagePaths = new Map(names.map((name) => [name, join(this.storeOf(1), `${name}.raw`)]))
@@ -121,8 +136,40 @@ export class World {
     return this.#engines[this.active] !== undefined
   }
 
+  /** A hook pair that freezes unless it is told to fail. */
+  get #policy(): PolicyInput {
+    const { policy, hasHook } = this.settings
+    const freeze = ['/usr/bin/env', 'test', '!', '-e', this.#place.path(HOOK_FAILS)]
+    const quiesce = { method: 'command' as const, freeze, thaw: ['/usr/bin/env', 'true'] }
+    return hasHook ? { ...policy, quiesce } : policy
+  }
+
+  /** Lets the hook fail from now on, or succeed. */
+  failHook(isFailing: boolean): void {
+    if (isFailing) writeFileSync(this.#place.path(HOOK_FAILS), '')
+    else rmSync(this.#place.path(HOOK_FAILS), { force: true })
+  }
+
+  /** What goes wrong on the line from the active site, from now on. */
+  set lineFaults(faults: TransportFaults) {
+    const line = this.#lines[this.active]
+    if (line) line.faults = faults
+  }
+
+  #wrapTransport(site: number): Pick<EngineOptions, 'wrapTransport'> {
+    if (!this.settings.hasBadLine) return {}
+    return {
+      wrapTransport: (inner) => {
+        const line = new FaultyTransport({ serve: relayTo(inner), random: this.#lineRandom })
+        this.#lines[site] = line
+        return line
+      },
+    }
+  }
+
   async engine(site: number): Promise<Engine> {
     this.#engines[site] ??= await Engine.open({
+      ...this.#wrapTransport(site),
       stateDirectory: this.#place.path(`state-${site}`),
       clock: this.clock,
       threadsOf: threads,
@@ -149,7 +196,7 @@ export class World {
     const engine = await this.engine(0)
     const disks = [...this.#diskPaths.values()]
     const replica = { directory: this.storeOf(1) }
-    const machine = await engine.enable({ name: MACHINE, disks, replica, policy: this.settings.policy })
+    const machine = await engine.enable({ name: MACHINE, disks, replica, policy: this.#policy })
     await machine.startInitialReplication()
     await this.settled()
     await this.openReplica()
@@ -168,9 +215,30 @@ export class World {
     await this.#engines[this.active]?.settled()
   }
 
-  async openReplica(): Promise<Replica> {
+  async closeReplica(): Promise<void> {
     await this.replica?.close()
     this.replica = undefined
+  }
+
+  /** Whether the active site has followed before, so that the machine can go home from it by the verb. */
+  get canFailBack(): boolean {
+    return existsSync(this.storeOf(this.active))
+  }
+
+  /** What a failback is about while the machine runs at the active site. @param replica - that which was failed over */
+  async wayHome(replica: Replica, away: number): Promise<FailbackPlace> {
+    const home = 1 - away
+    const [awayEngine, homeEngine] = [await this.engine(away), await this.engine(home)]
+    return { replica, away: awayEngine, home: homeEngine, directory: this.storeOf(home) }
+  }
+
+  /** The replica that the active site has been. */
+  openFormer(): Promise<Replica> {
+    return openReplica({ directory: this.storeOf(this.active), clock: this.clock, threadsOf: threads })
+  }
+
+  async openReplica(): Promise<Replica> {
+    await this.closeReplica()
     const options = { directory: this.storeOf(this.passive), clock: this.clock, threadsOf: threads }
     this.replica = await openReplica(options)
     return this.replica
@@ -181,10 +249,12 @@ export class World {
     return this.replica
   }
 
-  /** The sides have changed places: `content` is what the new primary holds. */
-  async swap(content: Content): Promise<void> {
-    this.active = this.passive
-    ;[this.#diskPaths, this.#imagePaths] = [this.#imagePaths, this.#diskPaths]
+  /** A relationship of its own begins: `content` is what the primary holds, at the other site or where it was. */
+  async beginAnew(content: Content, isSwapped: boolean): Promise<void> {
+    if (isSwapped) {
+      this.active = this.passive
+      ;[this.#diskPaths, this.#imagePaths] = [this.#imagePaths, this.#diskPaths]
+    }
     this.history = new History(this.clock, content)
     await this.openReplica()
   }
