@@ -15,8 +15,8 @@ use recovery_common::{
 use secondsite_disk::faults::MemoryDevice;
 use secondsite_disk::{
     Access, BlockDevice, DiskError, FileDevice, Latest, MergeReport, PointView, ViewOptions, Work,
-    apply_logs, changed_ranges, differing_ranges, materialize, merge_point, save_undo, save_undo_ranges,
-    undo_summary,
+    apply_logs, changed_ranges, differing_ranges, drop_points_before, materialize, merge_point, save_undo,
+    save_undo_ranges, undo_summary,
 };
 use secondsite_hrl::LogReader;
 use secondsite_hrl::faults::rules::{FaultRule, FileOperation, arm, disarm};
@@ -230,6 +230,64 @@ fn a_save_on_a_full_or_failing_disk_leaves_nothing_behind_and_is_done_again() {
             assert_eq!(replica.read(4).unwrap(), before, "{operation:?} {calls}");
         }
     }
+}
+
+/// Fails the sync of a path alone, and not of what lies below it.
+fn failing_sync(path: &Path, calls: u64) -> u32 {
+    let name = path.file_name().unwrap().to_string_lossy().into_owned();
+    arm(FaultRule::new(path, FileOperation::Sync, libc::EIO).suffix(name).after_calls(calls)).unwrap()
+}
+
+#[test]
+fn a_segment_whose_name_is_not_durable_is_none_and_takes_nobodys_place() {
+    for calls in 0..2 {
+        let replica = replica(9);
+        let folder = replica.folder.path();
+        let range = [(0, SIZE)];
+        let save = || save_undo_ranges(&*replica.image, &range, folder, 4, &undo_options(), &GO_ON);
+        let armed = failing_sync(folder, calls);
+        let failed = (save(), merge_point(folder, 3, 2, &undo_options(), &GO_ON));
+        disarm(armed);
+        assert_eq!(failed.0.unwrap_err().code(), "LOG_WRITE_FAILED", "sync {calls}");
+        assert_eq!(failed.1.unwrap_err().code(), "LOG_WRITE_FAILED", "sync {calls}");
+        assert!(replica.segment(3).exists() && replica.segment(2).exists(), "sync {calls}");
+        save().unwrap();
+        replica.check(0, "after the save that was done again");
+    }
+}
+
+/// Readers learn by the epoch that segments were replaced: a file that goes before is damage to them.
+#[test]
+fn no_segment_goes_before_the_epoch_has_moved() {
+    let merge: fn(&Path) -> Result<MergeReport, DiskError> =
+        |folder| merge_point(folder, 3, 2, &undo_options(), &GO_ON);
+    let drop_oldest: fn(&Path) -> Result<MergeReport, DiskError> = |folder| drop_points_before(folder, 2);
+    for (gone, kept, step) in [(3, 1..=2, merge), (1, 2..=3, drop_oldest)] {
+        let replica = apart();
+        let epoch = replica.folder.path().join("epoch");
+        let content = fs::read(&epoch).unwrap();
+        fs::remove_file(&epoch).unwrap();
+        std::os::unix::fs::symlink("/dev/full", &epoch).unwrap();
+        assert_eq!(step(replica.folder.path()).unwrap_err().code(), "DISK_FULL");
+        assert!(replica.segment(gone).exists(), "the segment of point {gone} has gone");
+        fs::remove_file(&epoch).unwrap();
+        fs::write(&epoch, content).unwrap();
+        step(replica.folder.path()).unwrap();
+        assert!(!replica.segment(gone).exists());
+        kept.for_each(|point| assert_eq!(replica.read(point).unwrap(), replica.points[point as usize - 1]));
+    }
+}
+
+#[test]
+fn a_drop_that_is_not_durable_deletes_nothing() {
+    let replica = apart();
+    let armed = failing_sync(&replica.folder.path().join("epoch"), 0);
+    let failed = drop_points_before(replica.folder.path(), 2);
+    disarm(armed);
+    assert_eq!(failed.unwrap_err().code(), "DISK_SYNC_FAILED");
+    assert!(replica.segment(1).exists());
+    drop_points_before(replica.folder.path(), 2).unwrap();
+    assert!(!replica.segment(1).exists());
 }
 
 #[test]

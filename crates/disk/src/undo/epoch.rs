@@ -16,6 +16,8 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use secondsite_hrl::faults::rules::{FileOperation, permit};
+
 use crate::error::{DiskError, Place, Result};
 
 const CHANGE_BITS: u32 = 24;
@@ -79,7 +81,8 @@ impl Epoch {
     pub(crate) fn note_dropped(&self, save: u64) -> Result<()> {
         let dropped = self.word(8)?.max(save);
         self.write(8, dropped)?;
-        self.file.sync_data().map_err(|_| DiskError::SyncFailed(Place::whole(&self.path)))
+        let synced = permit(&self.path, FileOperation::Sync).and_then(|()| self.file.sync_data());
+        synced.map_err(|_| DiskError::SyncFailed(Place::whole(&self.path)))
     }
 
     fn change(&self, next: impl Fn(u64) -> u64) -> Result<()> {
