@@ -12,10 +12,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
 use recovery_common::{Change, GO_ON, Random, bytes_of, first_difference, log_of, open_view, undo_options};
 use secondsite_disk::faults::MemoryDevice;
 use secondsite_disk::{
-    BlockDevice, ExtentKind, FileDevice, Latest, apply_logs, changed_ranges, compact_point,
+    BlockDevice, Extent, ExtentKind, FileDevice, Latest, Result, apply_logs, changed_ranges, compact_point,
     drop_points_before, extents, merge_point, pinned_points, save_undo, undo_summary,
 };
 
@@ -275,6 +276,67 @@ fn views_read_the_same_while_cycles_are_applied_and_segments_are_merged() {
     model.check();
 }
 
+type Meanwhile = Box<dyn FnOnce() + Send>;
+
+/// An image that something happens to just before it is read for the first time.
+struct Interrupted {
+    image: Arc<dyn BlockDevice>,
+    meanwhile: Mutex<Option<Meanwhile>>,
+}
+
+impl BlockDevice for Interrupted {
+    fn path(&self) -> &Path {
+        self.image.path()
+    }
+    fn size_bytes(&self) -> u64 {
+        self.image.size_bytes()
+    }
+    fn sector_size_bytes(&self) -> u32 {
+        self.image.sector_size_bytes()
+    }
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let meanwhile = self.meanwhile.lock().take();
+        meanwhile.into_iter().for_each(|happens| happens());
+        self.image.read_at(offset, buffer)
+    }
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.image.write_at(offset, data)
+    }
+    fn write_zeroes(&self, offset: u64, length_bytes: u64, may_unmap: bool) -> Result<()> {
+        self.image.write_zeroes(offset, length_bytes, may_unmap)
+    }
+    fn discard(&self, offset: u64, length_bytes: u64) -> Result<()> {
+        self.image.discard(offset, length_bytes)
+    }
+    fn flush(&self) -> Result<()> {
+        self.image.flush()
+    }
+    fn extent_at(&self, offset: u64, end: u64) -> Result<Extent> {
+        self.image.extent_at(offset, end)
+    }
+}
+
+#[test]
+fn a_read_that_finds_the_image_overwritten_meanwhile_begins_again_with_what_was_saved() {
+    let mut model = Model::new(15);
+    model.cycle();
+    model.cut();
+    let (point, expected) = model.points.last().unwrap().clone();
+    let change = Change { operation: 2, offset: 0, length_bytes: SIZE, fill: 0xA5 };
+    let log = log_of(model.logs.path(), &[change]);
+    let (image, undo) = (model.image.clone(), model.undo.path().to_path_buf());
+    let cycle = move || {
+        save_undo(&*image, &[&log], &undo, point, &undo_options(), &GO_ON).unwrap();
+        apply_logs(&*image, &[&log], false, &GO_ON).unwrap();
+    };
+    let meanwhile = Mutex::new(Some(Box::new(cycle) as Meanwhile));
+    let interrupted: Arc<dyn BlockDevice> = Arc::new(Interrupted { image: model.image.clone(), meanwhile });
+    let view = open_view(model.undo.path(), &interrupted, point).unwrap();
+    let mut bytes = vec![0; SIZE as usize];
+    view.read_at(0, &mut bytes).unwrap();
+    assert_eq!(first_difference(&bytes, &expected), None);
+}
+
 #[test]
 fn a_save_that_died_before_it_told_anybody_is_told_by_the_next_which_saves_nothing_new() {
     let mut model = Model::new(5);
@@ -304,6 +366,21 @@ fn a_save_counts_after_all_was_dropped_by_an_epoch_that_a_power_loss_had_taken_b
     drop_points_before(model.undo.path(), u64::MAX).unwrap();
     model.cut();
     model.cycle();
+    model.check();
+}
+
+#[test]
+fn what_was_dropped_is_no_gap_after_the_next_save_where_a_power_loss_took_the_epoch() {
+    let mut model = Model::new(16);
+    for _ in 0..3 {
+        model.cycle();
+        model.cut();
+    }
+    model.points.remove(0);
+    drop_points_before(model.undo.path(), model.points[0].0).unwrap();
+    fs::write(model.undo.path().join("epoch"), b"").unwrap();
+    model.cycle();
+    assert!(model.points.len() > 1);
     model.check();
 }
 
