@@ -13,10 +13,12 @@ import { type Clock, systemClock } from './clock.js'
 import { isSecondsiteError, type JsonValue, SecondsiteError } from './errors.js'
 import { runCommand } from './plan/command.js'
 import type { PlanRunKind, PointChoice } from './plan/plan.js'
+import { groupOfPoint } from './group-point-id.js'
 import { isReversed, plannedFailover } from './planned-failover.js'
 import type {
   FailoverFacts,
   FailoverForecast,
+  GroupCut,
   PlanTarget,
   PlanTargets,
   TargetRequest,
@@ -24,6 +26,8 @@ import type {
 } from './plan/targets.js'
 import { systemRandom } from './random.js'
 import type { RecoveryPointChoice } from './recovery/choice.js'
+import { settleImages } from './recovery/context.js'
+import type { RecoveryPoint } from './recovery/points.js'
 import type { Replica } from './recovery/replica.js'
 import { environmentOf, type Handover, handoverOf } from './recovery/runner-handover.js'
 import type { TestFailover } from './recovery/test-failover.js'
@@ -151,6 +155,20 @@ class ReplicaTarget implements PlanTarget {
       estimatedMs: null,
       notes: isPlanned ? plannedNotes(this.#sides) : unplannedNotes(kind, undoneBytes),
     }
+  }
+
+  async groupCuts(signal?: AbortSignal): Promise<readonly GroupCut[]> {
+    const { context } = this.#replica
+    const row = await context.recovery.failover()
+    if (row === undefined && signal) await settleImages(context, signal)
+    const cuts = groupCutsOf(await this.#replica.points())
+    if (row === undefined) return cuts
+    const own = cuts.filter(({ sequence }) => row.untilNs === null && sequence === row.pointNumber)
+    // At a state of its own it shares none with the others, and must not be taken for a machine of no group.
+    const elsewhere = cuts
+      .slice(-1)
+      .map((cut) => ({ ...cut, groupPointId: `failover to ${row.pointNumber}`, sequence: row.pointNumber }))
+    return own.length > 0 ? own : elsewhere
   }
 
   async shutdown(context: VerbContext): Promise<void> {
@@ -394,6 +412,13 @@ function pointOf(choice: PointChoice): RecoveryPointChoice {
   if (typeof choice === 'string') return choice
   if (choice.sequence !== undefined) return { point: choice.sequence }
   return { timeMs: Date.parse(choice.time ?? '') }
+}
+
+function groupCutsOf(points: readonly RecoveryPoint[]): GroupCut[] {
+  return points.flatMap(({ number: sequence, kind, groupPointId, damage }) => {
+    if (groupPointId === null || damage !== null) return []
+    return [{ groupId: groupOfPoint(groupPointId), groupPointId, sequence, kind }]
+  })
 }
 
 function pointFactsOf(point: VerbContext['point']): Handover['point'] {

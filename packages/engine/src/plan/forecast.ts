@@ -6,6 +6,13 @@
  */
 
 import { type PlainError, throwIfAborted, toPlainError } from '../errors.js'
+import {
+  type ChoosingMachine,
+  type ChosenPoint,
+  chooseGroupCuts,
+  type GroupChoices,
+  isGroupChoice,
+} from './group-choice.js'
 import { checkVariables } from './http-call.js'
 import type { Plan, PlanRunKind, PointChoice } from './plan.js'
 import type { LoadedPlan, PlanProblem } from './plan-file.js'
@@ -97,25 +104,57 @@ async function machineForecasts(
     verbs.set(step.machine, [...(verbs.get(step.machine) ?? []), step.verb])
     if (step.verb === 'failover' || step.verb === 'failback') moved.set(step.machine, step.choice)
   }
+  const choices = await groupChoices(loaded, kind, moved, targets)
   const found: MachineForecast[] = []
   // One after the other: a dry run must not weigh on replicas that are being replicated into.
   for (const [name, choice] of moved) {
     throwIfAborted(signal)
-    found.push(await machineForecast(loaded, kind, { name, choice, verbs: verbs.get(name) ?? [] }, targets))
+    const refused = choices.refused.get(name)
+    const chosen = choices.chosen.find(({ machine }) => machine === name)
+    const asked = { name, choice, chosen, verbs: verbs.get(name) ?? [] }
+    if (refused) found.push({ name, choice, forecast: null, error: toPlainError(refused) })
+    else found.push(await machineForecast(loaded, kind, asked, targets))
   }
   return found
+}
+
+/** What machines of consistency groups would get now; one that cannot be asked tells so by itself. */
+async function groupChoices(
+  { plan, directory }: LoadedPlan,
+  kind: PlanRunKind,
+  moved: ReadonlyMap<string, PointChoice>,
+  targets: PlanTargets,
+): Promise<GroupChoices> {
+  const machines: ChoosingMachine[] = []
+  for (const [name, choice] of moved) {
+    const machine = plan.machines[name]
+    if (machine === undefined || !isGroupChoice(choice)) continue
+    try {
+      const target = await targets.resolve({ name, machine, directory, kind, verbs: [] })
+      try {
+        machines.push({ machine: name, choice, cuts: (await target.groupCuts?.()) ?? [] })
+      } finally {
+        await target.close?.()
+      }
+    } catch {
+      // Its own forecast will say why.
+    }
+  }
+  return chooseGroupCuts(machines)
 }
 
 interface MovedMachine {
   readonly name: string
   readonly choice: PointChoice
+  /** What came of a choice that is made with others. */
+  readonly chosen: ChosenPoint | undefined
   readonly verbs: readonly MachineVerb[]
 }
 
 async function machineForecast(
   { plan, directory }: LoadedPlan,
   kind: PlanRunKind,
-  { name, choice, verbs }: MovedMachine,
+  { name, choice, chosen, verbs }: MovedMachine,
   targets: PlanTargets,
 ): Promise<MachineForecast> {
   const machine = plan.machines[name]
@@ -123,13 +162,20 @@ async function machineForecast(
   try {
     const target = await targets.resolve({ name, machine, directory, kind, verbs })
     try {
-      return { name, choice, forecast: await target.describe(kind, choice), error: null }
+      const forecast = await target.describe(kind, chosen?.choice ?? choice)
+      const own = chosen?.groupPointId === null ? [`is in no consistency group: ${choiceName(chosen)}`] : []
+      const notes = [...(forecast.notes ?? []), ...own]
+      return { name, choice, forecast: notes.length > 0 ? { ...forecast, notes } : forecast, error: null }
     } finally {
       await target.close?.()
     }
   } catch (error) {
     return { name, choice, forecast: null, error: toPlainError(error) }
   }
+}
+
+function choiceName({ choice }: ChosenPoint): string {
+  return typeof choice === 'string' ? choice : 'a point of its own'
 }
 
 function stepError(step: PlanStep, errors: ReadonlyMap<string, PlainError>): PlainError | null {

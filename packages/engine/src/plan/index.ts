@@ -54,6 +54,7 @@ export {
 export type {
   FailoverFacts,
   FailoverForecast,
+  GroupCut,
   PlanPoint,
   PlanTarget,
   PlanTargets,

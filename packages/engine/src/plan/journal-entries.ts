@@ -6,7 +6,8 @@
 
 import { z } from 'zod'
 import type { ErrorDetails, JsonValue } from '../errors.js'
-import { PLAN_RUN_KINDS, planSchema } from './plan.js'
+import { GROUP_CHOICES } from './group-choice.js'
+import { PLAN_RUN_KINDS, planSchema, pointSchema } from './plan.js'
 
 /** Version of what this program writes. */
 export const JOURNAL_VERSION = 1
@@ -57,6 +58,19 @@ const decidedSchema = z.object({
   decision: z.enum(['confirm', 'redo', 'skip']),
   operator: text,
 })
+/** What machines got that chose a cut together; it stays so for the whole run. */
+const chosenSchema = z.object({
+  type: z.literal('chosen'),
+  points: z.array(
+    z.object({
+      machine: text,
+      wanted: z.enum(GROUP_CHOICES),
+      choice: pointSchema,
+      groupId: text.nullable(),
+      groupPointId: text.nullable(),
+    }),
+  ),
+})
 /** The session is over; the last of a run says how it ended. */
 const endedSchema = z.object({
   type: z.literal('ended'),
@@ -75,6 +89,7 @@ const entrySchema = z.discriminatedUnion('type', [
   blockedSchema,
   waitingSchema,
   decidedSchema,
+  chosenSchema,
   endedSchema,
 ])
 

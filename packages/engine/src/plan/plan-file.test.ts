@@ -276,7 +276,7 @@ groups:
       problemsOf(text).map(({ line, column, path, text: says }) => `${line}:${column} ${path}: ${says}`),
     ).toEqual([
       '1:7 name: is "a b", must be a name of 1 to 64 letters, digits, ".", "_" or "-", starting with a letter or digit',
-      '3:31 machines.db01.point: is "Oldest", must be one of Latest, LatestProcessed, LatestApplicationConsistent, or a map with time or sequence',
+      '3:31 machines.db01.point: is "Oldest", must be one of Latest, LatestProcessed, LatestApplicationConsistent, LatestMultiVmProcessed, LatestMultiVmApplicationConsistent, or a map with time or sequence',
       '5:11 groups.0.type: is "Reboot", must be one of Shutdown, Failover, Boot',
       '6:16 groups.0.machines.0: is "db02", must be a name under machines: db01',
       '7:24 groups.0.after.0.command: is [], must be a list of texts: the program, then its arguments (no shell reads them)',

@@ -19,7 +19,13 @@ export const PLAN_GROUP_TYPES = ['Shutdown', 'Failover', 'Boot'] as const
 export type PlanGroupType = (typeof PLAN_GROUP_TYPES)[number]
 
 /** Choices of a point that need no value. */
-export const NAMED_POINT_CHOICES = ['Latest', 'LatestProcessed', 'LatestApplicationConsistent'] as const
+export const NAMED_POINT_CHOICES = [
+  'Latest',
+  'LatestProcessed',
+  'LatestApplicationConsistent',
+  'LatestMultiVmProcessed',
+  'LatestMultiVmApplicationConsistent',
+] as const
 
 /** What becomes of the test copies when every group of a Test run has had its turn. */
 export const TEST_CLEANUPS = ['Wait', 'Immediately', 'Keep'] as const
@@ -71,7 +77,8 @@ const customPointSchema = z.strictObject(
   pointText,
 )
 
-const pointSchema = z.union([z.enum(NAMED_POINT_CHOICES), customPointSchema], pointText)
+/** Which point is meant. */
+export const pointSchema = z.union([z.enum(NAMED_POINT_CHOICES), customPointSchema], pointText)
 
 const argumentText = 'a list of texts: the program, then its arguments (no shell reads them)'
 const argument = z.string(argumentText).regex(/^[^\0]*$/, argumentText)

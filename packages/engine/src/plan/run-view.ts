@@ -3,6 +3,7 @@
  */
 
 import type { JsonValue, PlainError } from '../errors.js'
+import type { ChosenPoint } from './group-choice.js'
 import type { NumberedEntry, RunEntry, SessionOutcome } from './journal-entries.js'
 import { type MachineStep, type PlanStage, type PlanStep, planStages, stepsOf } from './steps.js'
 
@@ -74,6 +75,8 @@ export interface RunView {
   /** Ids of the steps of each machine, in order: plans of a thousand machines look them up for each step. */
   readonly machineSteps: ReadonlyMap<string, readonly string[]>
   readonly sessions: readonly RunSession[]
+  /** What was chosen for machines of consistency groups. */
+  readonly chosen: readonly ChosenPoint[]
 }
 
 /** The run that `entries` tell of; `undefined` when a crash left not even the first. */
@@ -91,6 +94,7 @@ export function viewOf(entries: readonly NumberedEntry[]): RunView | undefined {
     steps: new Map(fresh),
     machineSteps: machineStepsOf(stages),
     sessions: [],
+    chosen: [],
   }
   for (const entry of entries.slice(1)) view = withEntry(view, entry)
   return view
@@ -149,6 +153,7 @@ export function withEntry(view: RunView, entry: NumberedEntry): RunView {
     )
     return { ...next, state: entry.outcome, sessions }
   }
+  if (entry.type === 'chosen') return { ...next, chosen: [...view.chosen, ...entry.points] }
   const before = view.steps.get(entry.step)
   if (before === undefined) return next
   view.steps.set(entry.step, stepAfter(before, entry))

@@ -21,9 +21,11 @@ import {
 import { SECOND_MS } from '../units.js'
 import { runCommand } from './command.js'
 import { environmentOf, factsOf } from './facts.js'
+import { type ChoosingMachine, chooseGroupCuts, isGroupChoice } from './group-choice.js'
 import { callHttp, checkVariables } from './http-call.js'
 import type { RunJournal } from './journal.js'
 import type { JournalEntry, SessionOutcome } from './journal-entries.js'
+import type { PointChoice } from './plan.js'
 import {
   isError,
   isSettled,
@@ -71,6 +73,8 @@ export class PlanSession {
   readonly #parts: SessionParts
   readonly #targets = new Map<string, Promise<PlanTarget>>()
   #view: RunView
+  /** The choice of cuts that machines share, once it was needed. */
+  #choosing: Promise<ReadonlyMap<string, unknown>> | undefined
   #journal: RunJournal | undefined
   /** What made the journal unwritable; from then on nothing is begun. */
   #broken: unknown
@@ -209,7 +213,9 @@ export class PlanSession {
 
   async #verb(step: MachineStep): Promise<JsonValue | undefined> {
     const target = await this.#target(step.machine)
+    const choice = step.verb === 'failover' ? await this.#choiceOf(step) : step.choice
     const { signal } = this.#parts
+    // Nothing is awaited between this and the verb, which would not hear of an end that came before it.
     throwIfAborted(signal)
     const { kind, runId } = this.#view.run
     const onProgress = (progress: TargetProgress): void => this.#tell({ type: 'progress', step, progress })
@@ -228,7 +234,7 @@ export class PlanSession {
         await target.shutdown(context)
         return undefined
       case 'failover':
-        return plainFacts(await target.failover(step.choice, context))
+        return plainFacts(await target.failover(choice, context))
       case 'failback':
         return plainFacts(await target.failback(context))
       case 'reverse':
@@ -239,6 +245,38 @@ export class PlanSession {
         await target.cleanupTest(context)
         return undefined
     }
+  }
+
+  /** The point of a machine; that of its group is chosen when the first machine needs one, and once for all of them. */
+  async #choiceOf({ machine, choice }: MachineStep): Promise<PointChoice> {
+    if (!isGroupChoice(choice)) return choice
+    const known = this.#view.chosen.find((one) => one.machine === machine)
+    if (known) return known.choice
+    this.#choosing ??= this.#choose()
+    const errors = await this.#choosing
+    const chosen = this.#view.chosen.find((one) => one.machine === machine)
+    if (chosen) return chosen.choice
+    throw errors.get(machine) ?? new TypeError(`nothing was chosen for ${machine}`)
+  }
+
+  /** A machine that cannot be asked fails by itself, and the others choose without it. @returns errors by machine */
+  async #choose(): Promise<ReadonlyMap<string, unknown>> {
+    const errors = new Map<string, unknown>()
+    const machines: ChoosingMachine[] = []
+    for (const { step } of this.#view.steps.values()) {
+      if (step.type !== 'machine' || step.verb !== 'failover' || !isGroupChoice(step.choice)) continue
+      const { machine, choice } = step
+      if (this.#view.chosen.some((one) => one.machine === machine)) continue
+      try {
+        const cuts = await (await this.#target(machine)).groupCuts?.(this.#parts.signal)
+        machines.push({ machine, choice, cuts: cuts ?? [] })
+      } catch (error) {
+        errors.set(machine, error)
+      }
+    }
+    const { chosen, refused } = chooseGroupCuts(machines, this.#view.chosen)
+    if (chosen.length > 0) this.#append({ type: 'chosen', points: [...chosen] })
+    return new Map([...errors, ...refused])
   }
 
   /** A machine that could not be resolved is looked for again by its next step. */

@@ -87,10 +87,28 @@ export interface VerbContext {
   readonly onProgress: (progress: TargetProgress) => void
 }
 
+/** A cut that the machines of a consistency group share, as one of them can show it. */
+export interface GroupCut {
+  /** The same for all cuts of a group. */
+  readonly groupId: string
+  /** The same at each member. */
+  readonly groupPointId: string
+  /** Number of the cut at this machine. */
+  readonly sequence: number
+  /** What it was for this machine: `crash-consistent`, `application-consistent`. */
+  readonly kind: string
+}
+
 /** A machine that a plan works on. */
 export interface PlanTarget {
   /** What `failover` or `failback` would do now; changes nothing. */
   describe(kind: PlanRunKind, choice: PointChoice): Promise<FailoverForecast>
+  /**
+   * Cuts of its consistency group that it can show, oldest first; nothing of a machine that is in none. One that has been
+   * failed over shows that cut alone. Absent where machines have no groups.
+   * @param signal - of a run, which first takes in what was received; absent of a dry run, which changes nothing
+   */
+  groupCuts?(signal?: AbortSignal): Promise<readonly GroupCut[]>
   /** Stops the machine where it runs now; resolves when it is off, at once when it is off already. */
   shutdown(context: VerbContext): Promise<void>
   /** Fails over to the chosen point, as `context.kind` says: Planned, Unplanned or Test. */

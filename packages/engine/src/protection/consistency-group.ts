@@ -172,7 +172,7 @@ export class ConsistencyGroup implements GroupMembership {
     const [first] = this.members
     if (first === undefined) throw notMember(this.name, 'anybody')
     const ids = this.members.map(({ id }) => id)
-    const barrier = new GroupBarrier(first.asMember.context, ids)
+    const barrier = new GroupBarrier(first.asMember.context, this.id, ids)
     const noted = barrier.ended.then(() => this.#note(barrier))
     noted.catch(() => {}) // Where the state cannot be written, the members fail and tell.
     const round = { barrier, applicationConsistent, noted }

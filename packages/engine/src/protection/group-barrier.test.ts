@@ -17,7 +17,7 @@ function contextOf(): MachineContext {
 describe('a round of two members', () => {
   it('is not over when one fails to ship while the other is still recording the cut', async () => {
     const context = contextOf()
-    const barrier = new GroupBarrier(context, ['web', 'db'])
+    const barrier = new GroupBarrier(context, 'shop', ['web', 'db'])
     const [web, db] = [barrier.of('web'), barrier.of('db')]
     await Promise.all([web.gather(), db.gather()])
     const [point] = await Promise.all([web.cut(context), db.cut(context)])
@@ -37,7 +37,7 @@ describe('a round of two members', () => {
 
   it('has no point when one could not record it', async () => {
     const context = contextOf()
-    const barrier = new GroupBarrier(context, ['web', 'db'])
+    const barrier = new GroupBarrier(context, 'shop', ['web', 'db'])
     const [web, db] = [barrier.of('web'), barrier.of('db')]
     await Promise.all([web.gather(), db.gather()])
     await Promise.all([web.cut(context), db.cut(context)])

@@ -8,6 +8,7 @@ import { asSecondsiteError, SecondsiteError, throwIfAborted } from '../errors.js
 import type { TrackedDisk } from '../track/tracked-disk.js'
 import { SECOND_MS } from '../units.js'
 import { type CoordinatorMessage, GroupRound, type MemberMessage } from './group-round.js'
+import { groupPointIdOf } from '../group-point-id.js'
 import type { MachineContext } from './machine-context.js'
 import type { CutPoint, MakeCut } from './shipping.js'
 
@@ -46,9 +47,9 @@ export class GroupBarrier {
   #point: CutPoint | null = null
 
   /** @param context - of any member: clock, randomness and workers are the engine's */
-  constructor(context: MachineContext, members: readonly string[]) {
+  constructor(context: MachineContext, groupId: string, members: readonly string[]) {
     this.#context = context
-    this.#round = new GroupRound(context.random.uuid(), members)
+    this.#round = new GroupRound(groupPointIdOf(groupId, context.random.uuid()), members)
     this.#cancel = context.clock.setTimer(PREPARE_LIMIT_MS, () => this.#answer(this.#round.expire()))
   }
 
