@@ -154,16 +154,19 @@ impl Map {
         let mut at = first + 1;
         while at < end {
             let page = at / PAGE_BLOCKS;
-            if !pages.contains_key(&page) {
-                if state != Block::Absent {
-                    break;
+            let start = page * PAGE_BLOCKS;
+            let stop = end.min(start + PAGE_BLOCKS);
+            match pages.get(&page) {
+                Some(bytes) => {
+                    at = start + first_other(bytes, at - start, stop - start, state);
+                    if at < stop {
+                        break;
+                    }
                 }
-                let next = pages.range(page..).next().map_or(u64::MAX, |(page, _)| page * PAGE_BLOCKS);
-                at = next.min(end);
-            } else if state_of(&pages, at) != state {
-                break;
-            } else {
-                at += 1;
+                None if state == Block::Absent => {
+                    at = pages.range(page..).next().map_or(end, |(page, _)| end.min(page * PAGE_BLOCKS));
+                }
+                None => break,
             }
         }
         (state, at)
@@ -263,8 +266,68 @@ impl Map {
     }
 }
 
+/// Blocks of which one word of a page holds the states.
+const WORD_BLOCKS: u64 = 32;
+/// The lower bit of each block's state in a word.
+const LOW_BITS: u64 = 0x5555_5555_5555_5555;
+
+/// The first block of a page, from `at` on, that is in another state; `end` when there is none before it.
+fn first_other(page: &[u8; PAGE_BYTES], at: u64, end: u64, state: Block) -> u64 {
+    let (words, _) = page.as_chunks::<8>();
+    let same = LOW_BITS * state as u64;
+    let mut from = at;
+    while from < end {
+        let other = u64::from_le_bytes(words[(from / WORD_BLOCKS) as usize]) ^ same;
+        let blocks = (other | other >> 1) & LOW_BITS & u64::MAX << (from % WORD_BLOCKS * 2);
+        let word = from - from % WORD_BLOCKS;
+        if blocks != 0 {
+            return end.min(word + u64::from(blocks.trailing_zeros()) / 2);
+        }
+        from = word + WORD_BLOCKS;
+    }
+    end
+}
+
 fn state_of(pages: &BTreeMap<u64, Page>, block: u64) -> Block {
     let Some(page) = pages.get(&(block / PAGE_BLOCKS)) else { return Block::Absent };
     let inside = block % PAGE_BLOCKS;
     Block::of(page[(inside / 4) as usize] >> (inside % 4 * 2))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const STATES: [Block; 4] = [Block::Absent, Block::Present, Block::Zero, Block::Settled];
+
+    /// A page that begins with these runs of blocks.
+    fn page_of(runs: &[(usize, u64)]) -> ([u8; PAGE_BYTES], Vec<Block>) {
+        let mut blocks: Vec<Block> =
+            runs.iter().flat_map(|&(state, count)| vec![STATES[state]; count as usize]).collect();
+        blocks.resize(PAGE_BLOCKS as usize, Block::Absent);
+        let mut page = [0; PAGE_BYTES];
+        for (block, state) in blocks.iter().enumerate() {
+            page[block / 4] |= (*state as u8) << (block % 4 * 2);
+        }
+        (page, blocks)
+    }
+
+    proptest! {
+        #[test]
+        fn a_run_ends_at_the_first_block_in_another_state(
+            runs in vec((0_usize..4, 1_u64..100), 1..40),
+            at in 0_u64..2000,
+            length in 0_u64..2000,
+        ) {
+            let (page, blocks) = page_of(&runs);
+            let end = at + length;
+            for state in STATES {
+                let expected = (at..end).find(|&block| blocks[block as usize] != state).unwrap_or(end);
+                prop_assert_eq!(first_other(&page, at, end, state), expected);
+            }
+        }
+    }
 }

@@ -46,7 +46,7 @@ impl Overlay {
         if let Some(view) = view {
             settling.undone(view)?;
         }
-        settling.flush()?;
+        self.flush()?; // Most of it before everybody has to wait.
         let _nobody_writes = self.lock.hold(0..u64::MAX);
         self.flush()?;
         self.map.set_overlay_state(OverlayState::Settled)?;
@@ -175,10 +175,25 @@ impl Settling<'_> {
     fn flush(&mut self) -> Result<()> {
         self.overlay.flush()?;
         self.count = 0;
-        for blocks in std::mem::take(&mut self.copied) {
-            let (start, end) = self.overlay.bytes_of(blocks.start, blocks.end);
-            self.overlay.data.discard(start, end - start)?;
+        let mut copied = std::mem::take(&mut self.copied).into_iter();
+        let Some(mut back) = copied.next() else { return Ok(()) };
+        for blocks in copied {
+            if back.end <= blocks.start && self.holds_nothing(back.end..blocks.start) {
+                back.end = blocks.end;
+            } else {
+                self.give_back(std::mem::replace(&mut back, blocks))?;
+            }
         }
-        Ok(())
+        self.give_back(back)
+    }
+
+    /// Whether the data of these blocks is nobody's: a call for each range of scattered writes would take most of the time.
+    fn holds_nothing(&self, blocks: Range<u64>) -> bool {
+        !self.overlay.map.has(blocks, Block::Present)
+    }
+
+    fn give_back(&self, blocks: Range<u64>) -> Result<()> {
+        let (start, end) = self.overlay.bytes_of(blocks.start, blocks.end);
+        self.overlay.data.discard(start, end - start)
     }
 }
