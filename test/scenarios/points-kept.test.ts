@@ -188,6 +188,27 @@ describe('an expiry that fails', () => {
     expect((await place.engine.events()).filter(({ id }) => id === 40061)).toHaveLength(1)
     expect(await healthCodes()).not.toContain('EXPIRY_FAILED')
   })
+
+  it('with the newest point let go of hinders no cycle, and the point before shows what it did', async () => {
+    await place.begin(HOURLY)
+    await place.cycle(60)
+    await place.cycle(10)
+    // Its view makes a point of the newest state, which goes when nobody reads it any more.
+    await (await place.replica.openView()).close()
+    await place.cycle(4)
+    place.isStuck = true
+    await place.cycle(4)
+    for (let cycle = 0; cycle < 2; cycle += 1) await place.cycle(4)
+    place.isStuck = false
+    await place.cycle(4)
+    place.expectEqual(DISKS)
+    const points = await place.replica.points()
+    expect(points.length).toBeGreaterThan(2)
+    for (const { number, cutTimeMs } of points) {
+      await using view = await place.replica.openView({ point: number })
+      await expectShows(view, place.momentAt(cutTimeMs))
+    }
+  })
 })
 
 /** The digest of a point, and how much of the disks had to be read for it. */

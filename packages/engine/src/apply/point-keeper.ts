@@ -34,6 +34,8 @@ export class PointKeeper {
   readonly #work: ReplicaWork
   readonly #clock: Clock
   readonly #history: string
+  /** Files of points that have no row may be there: of an expiry that failed, or of a death. */
+  #mayHaveLeft = true
 
   constructor(store: ReplicaStore, work: ReplicaWork, clock: Clock) {
     this.#store = store
@@ -63,14 +65,23 @@ export class PointKeeper {
     await Promise.all(disks.map((disk) => this.#save(disk, point, logs)))
     for (const { disk, toBytes: offset } of shrinks) {
       const range = { offset, lengthBytes: disk.sizeBytes - offset }
-      await this.#work.saveUndoRange(disk.imagePath, range, this.#placeOf(disk, point))
+      await this.#work.saveUndoRange(disk.imagePath, range, await this.#placeToSave(disk, point))
     }
   }
 
   async #save(disk: ReplicaDisk, point: number, logs: readonly SpooledLog[]): Promise<void> {
     const paths = logs.filter((log) => log.diskId === disk.diskId).map((log) => log.path)
     if (paths.length === 0) return
-    await this.#work.saveUndo(disk.imagePath, paths, this.#placeOf(disk, point))
+    await this.#work.saveUndo(disk.imagePath, paths, await this.#placeToSave(disk, point))
+  }
+
+  /**
+   * Where a newer point was let go of and its files are still there, they are what leads back first: undo of an older point
+   * must not come behind them. They go to the point before with the next expiry, and what is saved now with them.
+   */
+  async #placeToSave(disk: ReplicaDisk, point: number): Promise<UndoPlace> {
+    const left = this.#mayHaveLeft ? await this.#work.undoPoints(this.#folderOf(disk)) : []
+    return this.#placeOf(disk, Math.max(point, ...left))
   }
 
   /** Takes applied logs out of the spool where they are to be kept. @returns those that are not */
@@ -127,12 +138,14 @@ export class PointKeeper {
     const settings = await this.#recovery.settings()
     const disks = await this.#store.disks()
     const pinned = await this.#pinned(disks)
+    this.#mayHaveLeft = true
     const points = await this.#recovery.expirePoints((all, inUse) =>
       expiredPoints(all.map(keptPointOf), settings, this.#clock.nowMs(), new Set([...pinned, ...inUse])),
     )
     await this.#work.step('expire.before-files')
     const kept = points.map((point) => point.pointNumber)
     for (const disk of disks) await this.#clean(disk, kept)
+    this.#mayHaveLeft = false
     await this.#expireLogs(settings, kept)
   }
 
