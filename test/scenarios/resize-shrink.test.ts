@@ -206,6 +206,28 @@ describe('a disk that has shrunk', () => {
     }
   })
 
+  it('is failed over to its newest state though the replica died when it had cut its image off', async () => {
+    await place.begin(POINTS)
+    let isArmed = true
+    await reopen('close', {
+      step: (name) => {
+        if (isArmed && name === 'apply.before-watermark') throw new Error('died')
+      },
+    })
+    await writeOverTheEnd()
+    resize(NEW_BYTES)
+    await accept()
+    await place.scribble(machine(), 4)
+    await expect(machine().replicate()).rejects.toThrow('died')
+    const newest = place.remember()
+    expect(imageBytes()).toBe(NEW_BYTES)
+    isArmed = false
+    await place.engine.abandon()
+    const failover = await place.replica.startFailover()
+    await expectShows(failover, newest)
+    expect(failover.disks.find(({ name }) => name === 'os.raw')?.sizeBytes).toBe(NEW_BYTES)
+  })
+
   it('in the middle of the first copy is copied to its new end', async () => {
     let isShrunk = false
     place.engine = await place.open({ clock: place.clock, batchBytes: 256 * KIB })

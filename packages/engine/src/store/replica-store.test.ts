@@ -188,6 +188,18 @@ describe('a replica store', () => {
     expect(await store.disks()).toMatchObject([{ receivedLogId: 'a', appliedLogId: 'a' }])
   })
 
+  it('moves no watermark without what the shipment says of its disks', async () => {
+    const unreadable = { ...receipt(1), shrinksJson: '[{' }
+    await store.beginCycle(unreadable, [spooled('a', 1)])
+    await store.markReceived(1)
+    await new RecoveryStore(store, clock).beginApply([1], () => false)
+    await expect(store.markApplied([1])).rejects.toThrow(SyntaxError)
+    await reopen()
+    expect((await store.openCycles()).map((row) => row.state)).toEqual(['applying'])
+    expect(await store.disks()).toMatchObject([{ appliedLogId: null }])
+    expect((await store.watermarks()).appliedShipment).toBe(0)
+  })
+
   it('keeps the progress of a log when the cycle is begun again after a cut connection', async () => {
     await store.beginCycle(receipt(1), [spooled('a', 1)])
     await store.setProgress('a', { logDurableBytes: 600, indexDurableBytes: 0 })
