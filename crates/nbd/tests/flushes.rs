@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::{Condvar, Mutex};
-use secondsite_disk::faults::{MemoryDevice, PowerLossDevice};
+use secondsite_disk::faults::{Fault, FaultDevice, MemoryDevice, Operation, PowerLossDevice};
 use secondsite_disk::{BlockDevice, Extent, Result as DiskResult};
 use support::*;
 
 const MIB: u64 = 1 << 20;
+/// The protocol's number for a failed input or output.
+const EIO: u32 = 5;
 
 /// A disk whose flushes wait until they are let through.
 struct HeldFlush {
@@ -156,6 +158,37 @@ fn a_goodbye_waits_for_the_flushes_that_are_under_way() {
     device.let_through();
     assert_eq!(cookie_of(client.reply()), 103);
     assert!(client.is_hung_up());
+}
+
+/// Error numbers by cookie, of so many replies in whatever order.
+fn errors(client: &mut Client, count: usize) -> Vec<(u64, u32)> {
+    let error = |reply| match reply {
+        Reply::Simple { error, cookie } => (cookie, error),
+        other => panic!("{other:?}"),
+    };
+    let mut errors: Vec<_> = (0..count).map(|_| error(client.reply())).collect();
+    errors.sort_unstable();
+    errors
+}
+
+#[test]
+fn what_could_not_be_made_durable_is_answered_as_failed_beside_others_and_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let device = Arc::new(FaultDevice::new(Arc::new(MemoryDevice::new("memory", MIB))));
+    device.arm(Fault::new(Operation::Flush).always());
+    let server = serve_device(folder.path(), device);
+    let mut client = Client::enter(&server, "disk", false);
+    client.send(&write_and_flush(0));
+    assert_eq!(errors(&mut client, 2), [(0, 0), (100, EIO)]);
+    let mut bytes = request(FUA, WRITE, 1, 0, 512, &[7; 512]);
+    bytes.extend(request(0, WRITE, 2, 512, 512, &[8; 512]));
+    client.send(&bytes);
+    assert_eq!(errors(&mut client, 2), [(1, EIO), (2, 0)]);
+    for (flags, kind, length) in [(0, FLUSH, 0), (FUA, ZEROES, 4096), (FUA, TRIM, 4096)] {
+        assert_eq!(client.error(flags, kind, 0, length, &[]), EIO, "request {kind}");
+    }
+    assert_eq!(client.error(FUA, WRITE, 0, 512, &[9; 512]), EIO);
+    assert_eq!(server.counters().written_bytes, 1024, "what was answered as written");
 }
 
 #[test]
