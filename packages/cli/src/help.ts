@@ -170,7 +170,10 @@ const GROUP = `
 Examples:
   secondsite group list /var/lib/secondsite/shop
   secondsite group points /mnt/second/web01 /mnt/second/db01
+  secondsite group test-failover /mnt/second/web01 /mnt/second/db01 --nbd /run/shop-test
   secondsite group failover /mnt/second/web01 /mnt/second/db01 --nbd /run/shop --yes
+  secondsite group change-point /mnt/second/web01 /mnt/second/db01 --point 2026-11-21T10:15:00Z --nbd /run/shop --yes
+  secondsite group commit /mnt/second/web01 /mnt/second/db01 --yes    # or: cancel
 `
 
 /** Examples of a verb, by its whole name. */
@@ -219,6 +222,10 @@ Examples:
   'group list': GROUP,
   'group points': GROUP,
   'group failover': GROUP,
+  'group change-point': GROUP,
+  'group cancel': GROUP,
+  'group commit': GROUP,
+  'group test-failover': GROUP,
   plan: PLAN,
   'plan check': PLAN_CHECK,
   'plan run': PLAN_RUN,

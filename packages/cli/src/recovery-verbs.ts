@@ -13,7 +13,8 @@ import {
   failoverServe,
   failoverStart,
 } from './failover-command.js'
-import { groupFailover, groupList, groupPointList } from './group-command.js'
+import { groupList, groupPointList } from './group-command.js'
+import { groupCancel, groupChange, groupCommit, groupFailover, groupTest } from './group-failover-command.js'
 import { seconds } from './protect-options.js'
 import { diff, restore } from './recovery-command.js'
 import {
@@ -325,4 +326,32 @@ function addGroupVerbs(program: Command, wire: Wire, help: Help): void {
     .option('--fence-primary', 'although primaries still replicate: they are refused from then on')
     .option(...YES)
   wire(moved, groupFailover as never)
+  const changed = group
+    .command('change-point')
+    .description('Begin the failover of all of them anew at another common cut, and serve.')
+    .argument(...REPLICAS)
+    .requiredOption('--nbd <folder>', 'folder for sockets: one a machine, MACHINE.sock')
+    .option('--point <point>', GROUP_POINT_TEXT, groupPoint, 'LatestMultiVmProcessed' as never)
+    .option(...YES)
+  wire(changed, groupChange as never)
+  const cancelled = group
+    .command('cancel')
+    .description('End the failover of all of them as if it had never been.')
+  wire(cancelled.argument(...REPLICAS).option(...YES), groupCancel as never)
+  const committed = group
+    .command('commit')
+    .description('Make the failover of all of them final; again, it finishes what was begun.')
+    .argument(...REPLICAS)
+    .option('--drop-locked', 'also points that are locked')
+    .option(...YES)
+  wire(committed, groupCommit as never)
+  const tested = group
+    .command('test-failover')
+    .description('Serve test copies of all of them as of one common cut until this command is stopped.')
+    .argument(...REPLICAS)
+    .option('--nbd <folder>', 'folder for sockets: one a machine, MACHINE.sock')
+    .option('--point <point>', GROUP_POINT_TEXT, groupPoint, 'LatestMultiVmProcessed' as never)
+    .option('--lifetime <time>', 'end by itself after 30m, 2h', seconds)
+    .option('--stop', 'end the copies that tests of a group have left, whoever holds them')
+  wire(tested, groupTest as never)
 }

@@ -84,6 +84,20 @@ export type {
   GroupPointChoice,
 } from './recovery/group-failover.js'
 export { chooseGroupPoint, groupPoints, startGroupFailover } from './recovery/group-failover.js'
+export type {
+  ChangeGroupPointOptions,
+  CommitGroupOptions,
+  GroupTestFailover,
+  GroupTestOptions,
+  StoppedTest,
+} from './recovery/group-verbs.js'
+export {
+  cancelGroupFailover,
+  changeGroupPoint,
+  commitGroupFailover,
+  startGroupTestFailover,
+  stopGroupTestFailover,
+} from './recovery/group-verbs.js'
 export type { PlannedFailoverOutlook, PlannedFailoverRequest } from './planned-failover.js'
 export { explainPlannedFailover, plannedFailover } from './planned-failover.js'
 export { reverseReplication } from './reverse.js'

@@ -7,6 +7,7 @@
 
 import { rmSync } from 'node:fs'
 import { toPairs } from '../ranges.js'
+import type { ReplicationState } from '../states.js'
 import { growImage, shrinkImage } from '../store/image-file.js'
 import { historyFolder, undoFolder } from '../store/undo-folder.js'
 import { identityOf, readPoints, type RecoveryContext } from './context.js'
@@ -28,6 +29,19 @@ export async function cancelFailover(context: RecoveryContext, close: () => Prom
   rmSync(folderOf(context), { recursive: true, force: true })
 }
 
+/** Whether a commit can begin, and where it leads. @throws {INVALID_STATE, POINT_LOCKED, POINT_IN_USE} */
+export async function requireCommit(
+  context: RecoveryContext,
+  { dropLocked, isOpen }: { readonly dropLocked: boolean; readonly isOpen: boolean },
+): Promise<ReplicationState> {
+  const { machine, state } = await identityOf(context)
+  const to = context.next(state, 'commitFailover', machine)
+  if (!dropLocked) await refuseLocked(context)
+  const row = await context.recovery.failover()
+  await refuseRead(context, isOpen ? row?.pointNumber : undefined)
+  return to
+}
+
 /**
  * Records the commit: the fencing number rises, so that the former primary is refused for good.
  * @param options.isOpen - whether the caller has the failover open, which reads its point itself
@@ -37,11 +51,9 @@ export async function recordCommit(
   context: RecoveryContext,
   { dropLocked, isOpen }: { readonly dropLocked: boolean; readonly isOpen: boolean },
 ): Promise<void> {
-  const { machine, state, fencingNumber } = await identityOf(context)
-  const to = context.next(state, 'commitFailover', machine)
-  if (!dropLocked) await refuseLocked(context)
+  const to = await requireCommit(context, { dropLocked, isOpen })
+  const { state, fencingNumber } = await identityOf(context)
   const row = await context.recovery.failover()
-  await refuseRead(context, isOpen ? row?.pointNumber : undefined)
   const undone = await diffPoints(context, row?.pointNumber ?? 0, undefined)
   const undoneJson = JSON.stringify(Object.fromEntries(undone.map((one) => [one.disk, toPairs(one.ranges)])))
   await move(context, 'commitFailover', state, to, async (transaction) => {

@@ -130,9 +130,10 @@ async function requireReady(replica: Replica, fencePrimary: boolean): Promise<vo
 async function requirePoint(replica: Replica, { numbers }: GroupPoint): Promise<void> {
   const info = await replica.failoverInfo()
   const machine = await replica.machine()
-  if (info === undefined || info.pointNumber === numbers[machine]) return
+  const isBetween = (await replica.context.recovery.failover())?.untilNs !== null
+  if (info === undefined || (info.pointNumber === numbers[machine] && !isBetween)) return
   const error = new SecondsiteError('INVALID_STATE', {
-    message: `it is failed over to point ${info.pointNumber}, not to ${numbers[machine] ?? 'any'}`,
+    message: `it is failed over to ${isBetween ? 'a time behind ' : ''}point ${info.pointNumber}, not to ${numbers[machine] ?? 'any'}`,
     details: { machine, state: info.state, trigger: 'startFailover' },
   })
   throw refused(machine, error)
@@ -167,11 +168,22 @@ function fits({ kind, cutTimeMs, groupPointId }: GroupPoint, choice: GroupPointC
   return 'timeMs' in choice ? cutTimeMs <= choice.timeMs : groupPointId === choice.groupPointId
 }
 
-function refused(machine: string, error: unknown): SecondsiteError {
+/** Who refuses a verb of the group, and why. @param done - members at which it was carried out before */
+export function memberRefusal(
+  machine: string,
+  verb: string,
+  error: unknown,
+  done: readonly string[] = [],
+): SecondsiteError {
   const cause = asSecondsiteError(error)
+  const before = done.length > 0 ? `; done before: ${done.join(', ')}, and the same call goes on` : ''
   return new SecondsiteError('GROUP_MEMBER_REFUSES', {
-    message: `the group was not failed over: ${machine} refuses: ${cause.message}`,
-    details: { machine, trigger: 'startFailover', reason: cause.code },
+    message: `${verb} of the group: ${machine} refuses: ${cause.message}${before}`,
+    details: { machine, trigger: verb, reason: cause.code, done: [...done] },
     cause,
   })
+}
+
+function refused(machine: string, error: unknown): SecondsiteError {
+  return memberRefusal(machine, 'startFailover', error)
 }

@@ -21,7 +21,7 @@ import {
   timeOf,
 } from './choice.js'
 import { type CutChurn, dismissSuspicions, readChurn, readNotices, type ReplicaNotice } from './churn.js'
-import { cancelFailover, recordCommit, settleCommit } from './commit.js'
+import { cancelFailover, recordCommit, requireCommit, settleCommit } from './commit.js'
 import { awaitQuiet, identityOf, type RecoveryContext, settleImages } from './context.js'
 import { type DiskDifference, diffPoints } from './diff.js'
 import { type DigestOptions, digestView } from './digest.js'
@@ -79,6 +79,8 @@ export interface TestFailoverOptions {
   readonly point?: RecoveryPointChoice
   /** Milliseconds after which it ends by itself; default never. */
   readonly lifetimeMs?: number
+  /** The test of a consistency group that it is part of; default none. */
+  readonly groupTestId?: string
 }
 
 /** The failover settings of a replica, and where they come from. */
@@ -233,10 +235,13 @@ export class Replica implements AsyncDisposable {
    * @throws {POINT_NOT_FOUND, POINT_NOT_EXACT, UNDO_DAMAGED}
    */
   async startTestFailover(options: TestFailoverOptions = {}): Promise<TestFailover> {
-    const { point = 'LatestProcessed', lifetimeMs = null } = options
+    const { point = 'LatestProcessed', lifetimeMs = null, groupTestId = null } = options
     const { machine, state } = await identityOf(this.context)
     this.context.next(state, 'startTestFailover', machine)
-    const test = await TestFailover.start(this.context, await this.#choose(point), lifetimeMs)
+    const test = await TestFailover.start(this.context, await this.#choose(point), {
+      lifetimeMs,
+      groupTestId,
+    })
     this.#tests.set(test.id, test)
     return test
   }
@@ -460,6 +465,16 @@ export class Replica implements AsyncDisposable {
     const failover = this.#openFailover ?? (await this.failover())
     if (failover && (await this.context.recovery.failover())?.isSettled === 0)
       await settleCommit(this.context, failover, options.signal)
+  }
+
+  /**
+   * Whether {@link commitFailover} can begin, without beginning it; also where it has begun or is over.
+   * @throws {INVALID_STATE, POINT_LOCKED, POINT_IN_USE}
+   */
+  async requireCommit({ dropLocked = false }: { readonly dropLocked?: boolean } = {}): Promise<void> {
+    const row = await this.context.recovery.failover()
+    if (row !== undefined && row.committedMs !== null) return
+    await requireCommit(this.context, { dropLocked, isOpen: this.#openFailover !== undefined })
   }
 
   /** Closes views, tests and the failover. A test ends with it; the failover stays. Calling it again does nothing. */

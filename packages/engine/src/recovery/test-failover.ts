@@ -16,7 +16,7 @@ import { type ChosenState, timeOf } from './choice.js'
 import { identityOf, type RecoveryContext } from './context.js'
 import { RecoveryDevice } from './device.js'
 import { MachineRun, type StopOptions } from './runner.js'
-import { plainInfo, removeTest, STOP_FILE, type TestFailoverInfo } from './test-life.js'
+import { groupOf, markGroup, plainInfo, removeTest, STOP_FILE, type TestFailoverInfo } from './test-life.js'
 import { applyKept, PointView } from './view.js'
 
 export class TestFailover implements AsyncDisposable {
@@ -64,11 +64,11 @@ export class TestFailover implements AsyncDisposable {
     }
   }
 
-  /** @param lifetimeMs - after which it ends by itself; null for never */
+  /** @param options.lifetimeMs - after which it ends by itself; null for never */
   static async start(
     context: RecoveryContext,
     chosen: ChosenState,
-    lifetimeMs: number | null,
+    { lifetimeMs, groupTestId }: { readonly lifetimeMs: number | null; readonly groupTestId: string | null },
   ): Promise<TestFailover> {
     const testId = context.random.uuid()
     const directory = join(context.directory, 'tests', testId)
@@ -90,6 +90,7 @@ export class TestFailover implements AsyncDisposable {
         disks.push(layer)
         if (chosen.untilNs !== undefined) await applyKept(context, layer, { ...chosen, state: view.state })
       }
+      if (groupTestId !== null) markGroup(directory, groupTestId)
       const shown = { pointNumber: view.state.number, pointTimeMs: timeOf({ ...chosen, state: view.state }) }
       await context.step('test.before-recording')
       const row = await addRow(context, { ...shown, testId, directory, lifetimeMs })
@@ -104,7 +105,12 @@ export class TestFailover implements AsyncDisposable {
   }
 
   get info(): TestFailoverInfo {
-    return { ...plainInfo(this.#row), isHeld: this.#stopping === undefined, run: this.#run?.info ?? null }
+    return {
+      ...plainInfo(this.#row),
+      isHeld: this.#stopping === undefined,
+      run: this.#run?.info ?? null,
+      groupTestId: groupOf(this.#row.directory),
+    }
   }
 
   get id(): string {
