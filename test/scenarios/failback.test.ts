@@ -229,6 +229,17 @@ describe('a failback', () => {
     expectPairs()
   })
 
+  it('takes no other failover at home, whose active side runs on', async () => {
+    await failOver()
+    await failback({ ...trip(), until: 'synchronize' })
+    await using home = await homeReplica()
+    const [point] = await home.points()
+    const request = { point: { point: point?.number ?? 0 }, fencePrimary: true }
+    await expect(home.startFailover(request)).rejects.toMatchObject({ code: 'INVALID_STATE' })
+    await expect(home.requireFailover(true)).rejects.toMatchObject({ code: 'INVALID_STATE' })
+    expect(await home.state()).toBe('FailbackInProgress')
+  })
+
   it('is refused where nothing was failed over, with nothing changed', async () => {
     await expect(failback(trip())).rejects.toMatchObject({ code: 'INVALID_STATE' })
     expect(await explainFailback(trip())).toMatchObject({ next: null, copyBytes: 0 })

@@ -176,14 +176,17 @@ function chosenOf({ pointNumber, pointTimeMs, untilNs, untilWriteJson }: Failove
   }
 }
 
+/** The verbs that begin a failover; the second one is the end of a failback. */
+export type FailoverTrigger = 'startFailover' | 'finalizeFailback'
+
 /** Begins a failover: from here on nothing of the primary is taken. @throws {INVALID_STATE} */
 export async function beginFailover(
   context: RecoveryContext,
   kind: FailoverKind,
   chosen: ChosenState,
+  trigger: FailoverTrigger,
 ): Promise<FailoverRow> {
   const { machine, state: from } = await identityOf(context)
-  const trigger = triggerFrom(from)
   const to = context.next(from, trigger, machine)
   const row: FailoverRow = {
     onlyRow: 1,
@@ -200,11 +203,6 @@ export async function beginFailover(
     await transaction.insertInto('failover').values(row).execute()
   })
   return row
-}
-
-/** The verb that begins a failover in this state: one that leads home is the end of a failback. */
-export function triggerFrom(state: ReplicationState): 'startFailover' | 'finalizeFailback' {
-  return state === 'FailbackInProgress' ? 'finalizeFailback' : 'startFailover'
 }
 
 /** The layers are there. */

@@ -32,7 +32,7 @@ import {
   failoverStarted,
   move,
   rowOf,
-  triggerFrom,
+  type FailoverTrigger,
 } from './failover.js'
 import {
   type FailoverSettings,
@@ -328,14 +328,18 @@ export class Replica implements AsyncDisposable {
    * @throws {NOT_PREPARED} as planned, unless the newest state is the last cut of a primary that was prepared
    */
   async startFailover(options: StartFailoverOptions = {}): Promise<Failover> {
+    return this.#beginFailover(options, 'startFailover')
+  }
+
+  async #beginFailover(options: StartFailoverOptions, trigger: FailoverTrigger): Promise<Failover> {
     const { point = 'Latest', kind = 'Unplanned', fencePrimary = false, signal } = options
-    await this.requireFailover(fencePrimary || kind === 'Planned')
+    await this.#requireFailover(fencePrimary || kind === 'Planned', trigger)
     if (point === 'Latest') await settleImages(this.context, signal)
     const chosen = await this.#choose(kind === 'Planned' ? plannedChoice(point) : point)
     if (kind === 'Planned') requirePlanned(chosen, this.directory)
     await using view = await PointView.open(this.context, { state: chosen.state })
     await this.context.step('failover.before-moving')
-    const row = await beginFailover(this.context, kind, { ...chosen, state: view.state })
+    const row = await beginFailover(this.context, kind, { ...chosen, state: view.state }, trigger)
     // What had begun before the primary was refused comes to its end.
     await awaitQuiet(this.context, signal)
     await this.context.step('failover.before-layers')
@@ -356,8 +360,12 @@ export class Replica implements AsyncDisposable {
    * @throws {INVALID_STATE}, {REPLICA_IMAGE_LOST}, and {PRIMARY_ALIVE} unless that is fenced
    */
   async requireFailover(fencePrimary = false): Promise<void> {
+    await this.#requireFailover(fencePrimary, 'startFailover')
+  }
+
+  async #requireFailover(fencePrimary: boolean, trigger: FailoverTrigger): Promise<void> {
     const { machine, state } = await identityOf(this.context)
-    this.context.next(state, triggerFrom(state), machine)
+    this.context.next(state, trigger, machine)
     const lost = await lostImages(await this.context.store.disks())
     if (lost.length > 0) throw imageLost(this.directory, lost)
     if (!fencePrimary) await this.#refuseAlive(machine)
@@ -381,7 +389,7 @@ export class Replica implements AsyncDisposable {
   async finalizeFailback(options: Pick<StartFailoverOptions, 'signal'> = {}): Promise<Failover> {
     const { machine, state } = await identityOf(this.context)
     this.context.next(state, 'finalizeFailback', machine)
-    return this.startFailover({ ...options, kind: 'Planned' })
+    return this.#beginFailover({ ...options, kind: 'Planned' }, 'finalizeFailback')
   }
 
   /**
