@@ -26,6 +26,7 @@ import {
 import type { World } from './recovery-model-world.js'
 
 const HELD_MAX = 2
+const CUT_MARGIN_MS = 60_000
 const HOUR_MS = 3_600_000
 
 export class ReplicaChecks {
@@ -111,10 +112,13 @@ export class ReplicaChecks {
       const point = points.find(({ number }) => number === choice.point)
       return point ? history.at(point.cutTimeMs) : 'POINT_NOT_FOUND'
     }
-    const timeMs = 'timeMs' in choice ? choice.timeMs : Number(choice.timeNs / 1_000_000n)
+    if (!('timeMs' in choice)) throw new Error('the model asks for times in milliseconds')
+    const { timeMs } = choice
     const span = await open.keptSpan()
-    if (span && isInside(span, timeMs))
-      return span.gaps.some((gap) => isInside(gap, timeMs)) ? 'POINT_NOT_EXACT' : history.at(timeMs)
+    // What a cut is told to be may be that much older than the cut, so a gap at the end holds for that long.
+    const mayBeInside = span && isInside({ fromMs: span.fromMs, toMs: span.toMs + CUT_MARGIN_MS }, timeMs)
+    if (mayBeInside && span.gaps.some((gap) => isInside(gap, timeMs))) return 'POINT_NOT_EXACT'
+    if (span && isInside(span, timeMs)) return history.at(timeMs)
     const point = points.findLast(({ cutTimeMs }) => cutTimeMs <= timeMs)
     return point ? history.at(point.cutTimeMs) : 'POINT_NOT_FOUND'
   }

@@ -3,7 +3,7 @@
  * that follows. A reversal swaps the sides.
  */
 
-import { existsSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import {
   Engine,
@@ -84,6 +84,7 @@ export class World {
   readonly #engines: (Engine | undefined)[] = [undefined, undefined]
   readonly #lines: (FaultyTransport | undefined)[] = [undefined, undefined]
   readonly #lineRandom: SeededRandom
+  #hasSwapped = false
   /** The site whose disks guests write to. */
   active = 0
   history: History
@@ -222,7 +223,7 @@ export class World {
 
   /** Whether the active site has followed before, so that the machine can go home from it by the verb. */
   get canFailBack(): boolean {
-    return existsSync(this.storeOf(this.active))
+    return this.active === 1 || this.#hasSwapped
   }
 
   /** What a failback is about while the machine runs at the active site. @param replica - that which was failed over */
@@ -251,6 +252,7 @@ export class World {
 
   /** A relationship of its own begins: `content` is what the primary holds, at the other site or where it was. */
   async beginAnew(content: Content, isSwapped: boolean): Promise<void> {
+    this.#hasSwapped ||= isSwapped
     if (isSwapped) {
       this.active = this.passive
       ;[this.#diskPaths, this.#imagePaths] = [this.#imagePaths, this.#diskPaths]
