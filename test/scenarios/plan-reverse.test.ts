@@ -4,7 +4,7 @@
  */
 
 import { spawn } from 'node:child_process'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { readFileSync, statSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import {
   abandonPlan,
@@ -19,6 +19,7 @@ import {
   type PlanRunKind,
   readPlan,
   ReplicaTargets,
+  reverseReplication,
   reportHtml,
   reportText,
   startPlan,
@@ -136,6 +137,8 @@ describe('a plan that reverses', () => {
     await protect(['web01'])
     const loaded = plan(['web01'])
     const disk = readFileSync(place.path('web01.raw'))
+    const images = ['web01.raw', awayOf('web01')]
+    const written = (): bigint[] => images.map((name) => statSync(place.path(name), { bigint: true }).mtimeNs)
     const away = await startPlan(loaded, 'Planned', options())
     expectBrought(away, ['web01'])
     expect(away.steps.map(({ title }) => title)).toEqual([
@@ -144,6 +147,8 @@ describe('a plan that reverses', () => {
       'reverse web01',
       'boot web01',
     ])
+    // The replica had still to be brought what was written before; from here on nothing is.
+    const before = written()
     expect(told('started-web01')).toMatchObject({
       SECONDSITE_STATE: place.path('away'),
       SECONDSITE_HOME: place.path('home-web01'),
@@ -157,6 +162,7 @@ describe('a plan that reverses', () => {
       SECONDSITE_HOME: place.path('replica-web01'),
       SECONDSITE_DISKS: place.path('web01.raw'),
     })
+    expect(written()).toEqual(before)
     expect(readFileSync(place.path('web01.raw')).equals(disk)).toBe(true)
     expect(readFileSync(place.path(awayOf('web01'))).equals(disk)).toBe(true)
     const home = await open('state')
@@ -284,6 +290,25 @@ describe('a dry run of it', () => {
     expect(await replica.state()).toBe('Replicating')
   })
 
+  it('is not ready where the machine was failed over as unplanned; once that is reversed, the plan leads home', async () => {
+    await protect(['web01'])
+    const loaded = plan(['web01'])
+    expect(await startPlan(loaded, 'Unplanned', options())).toMatchObject({ state: 'Completed' })
+    const forecast = await forecastPlan(loaded, 'Planned', { targets })
+    expect(forecast).toMatchObject({ isReady: false, machines: [{ error: { code: 'INVALID_STATE' } }] })
+    const stopped = await startPlan(loaded, 'Planned', options())
+    expect(stopped.steps.map(({ state, error }) => error?.code ?? state)).toEqual([
+      'Done',
+      'Done',
+      'INVALID_STATE',
+      'Pending',
+    ])
+    abandonPlan(stopped.runId, options())
+    await reverseByHand('web01')
+    expectBrought(await startPlan(loaded, 'Failback', options()), ['web01'])
+    await expectProtected('state', 'web01', 'web01.raw', awayOf('web01'))
+  })
+
   it('of a Failback says that there is no way home yet, before the machine went away', async () => {
     await protect(['web01'])
     const forecast = await forecastPlan(plan(['web01']), 'Failback', { targets })
@@ -304,6 +329,21 @@ function told(file: string): Record<string, string> {
   return Object.fromEntries(
     lines.map((line) => [line.slice(0, line.indexOf('=')), line.slice(line.indexOf('=') + 1)]),
   )
+}
+
+/** What `secondsite reverse` does behind an unplanned failover, until both sides are equal. */
+async function reverseByHand(name: string): Promise<void> {
+  const [home, engine] = [await open('state'), await open('away')]
+  await using replica = await openReplica({ directory: place.path(`replica-${name}`) })
+  const directory = place.path(`home-${name}`)
+  const former = { engine: home }
+  const { machine } = await reverseReplication(replica, { engine, former, directory, loser: 'primary' })
+  while (machine.state !== 'Replicating')
+    await new Promise((resolve) => {
+      setTimeout(resolve, 20)
+    })
+  await engine.close()
+  await home.close()
 }
 
 /** A run in a process of its own that is ended with SIGKILL at a step. */

@@ -3,7 +3,8 @@
  * steps is refused before the first, and whatever dies in the middle, the same call goes on.
  */
 
-import { readFileSync } from 'node:fs'
+import { once } from 'node:events'
+import { existsSync, readFileSync } from 'node:fs'
 import {
   Engine,
   explainPlannedFailover,
@@ -12,7 +13,7 @@ import {
   type ProtectedMachine,
 } from '@secondsite/engine'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { run, runHere } from './cli-command.js'
+import { run, runHere, start as serve } from './cli-command.js'
 import { DISKS, RecoveryPlace } from './recovery-oracle.js'
 import { KIB, MIB } from './workplace.js'
 
@@ -159,6 +160,21 @@ function start(...args: string[]): string[] {
   return [...verb, ...sides, '--home', place.path('home-store'), ...args]
 }
 
+/** The command that was printed takes the machine up and exports its disks. */
+async function expectServes(command: string): Promise<void> {
+  const socket = place.path('web01.sock')
+  const child = serve(...command.replace('ADDRESS', `unix:${socket}`).split(' '))
+  const closed = once(child, 'close')
+  child.stdout.resume()
+  child.stderr.resume()
+  while (!existsSync(socket) && child.exitCode === null)
+    await new Promise((resolve) => {
+      setTimeout(resolve, 20)
+    })
+  child.kill('SIGTERM')
+  expect((await closed)[0]).toBe(0)
+}
+
 describe('the command of it', () => {
   beforeEach(async () => {
     await place.machine.prepareFailover()
@@ -180,6 +196,7 @@ describe('the command of it', () => {
     expect(said).toMatch(/disks would begin with[^]*then replication is reversed:/)
     const done = run(...start('--yes'))
     expect([done.status, done.stdout]).toEqual([0, expect.stringContaining('secondsite protect ')])
+    await expectServes(/secondsite (protect .*)$/m.exec(done.stdout)?.[1] ?? '')
     expect(await runHere(start('--yes', '--json'))).toMatchObject({
       exitCode: 0,
       objects: [{ outlook: { next: null } }, { machine: 'web01', state: 'Replicating' }],

@@ -69,6 +69,7 @@ Examples:
   secondsite plan run shop.yaml --kind planned --dry-run    # what would happen?
   secondsite plan run shop.yaml --kind test
   secondsite plan run shop.yaml --kind unplanned --yes --json
+  secondsite plan run shop.yaml --kind failback --dry-run   # the same file leads home, where its machines have "reverse"
 `
 
 const PLAN_CONTINUE = `

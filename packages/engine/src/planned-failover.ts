@@ -107,8 +107,8 @@ export async function isReversed(replica: Replica, directory: string): Promise<b
   return (await replica.state()) === 'Disabled' && existsSync(ReplicaStore.fileOf(resolve(directory)))
 }
 
-/** @throws {INVALID_STATE} */
-function requirePlannedKind({ kind, state }: FailoverInfo, machine: string): void {
+/** What an unplanned failover has left behind is nothing to go on with unseen. @throws {INVALID_STATE} */
+export function requirePlannedKind({ kind, state }: FailoverInfo, machine: string): void {
   if (kind === 'Planned') return
   throw new SecondsiteError('INVALID_STATE', {
     message: `${machine} was failed over as ${kind}: what its primary never sent has to be looked at by a reversal of its own`,

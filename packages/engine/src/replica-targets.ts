@@ -14,7 +14,7 @@ import { isSecondsiteError, type JsonValue, SecondsiteError } from './errors.js'
 import { runCommand } from './plan/command.js'
 import type { PlanRunKind, PointChoice } from './plan/plan.js'
 import { groupOfPoint } from './group-point-id.js'
-import { isReversed, plannedFailover } from './planned-failover.js'
+import { isReversed, plannedFailover, requirePlannedKind } from './planned-failover.js'
 import type {
   FailoverFacts,
   FailoverForecast,
@@ -142,7 +142,7 @@ class ReplicaTarget implements PlanTarget {
     const { reverse } = this.#sides
     if (await this.#isReversed())
       return { ...MOVED, isProtectedAfterwards: true, estimatedMs: null, notes: [MOVED_NOTE] }
-    if (reverse) await this.#requireFree(reverse.home)
+    if (reverse) await this.#requireReversible(reverse.home)
     const { point, lossMs, receivedBytes, undoneBytes } = await this.#replica.explainFailover(pointOf(choice))
     const plain = { sequence: point.number, timeMs: point.cutTimeMs, kind: point.kind }
     return {
@@ -239,9 +239,12 @@ class ReplicaTarget implements PlanTarget {
     return reverse !== undefined && isReversed(this.#replica, reverse.home)
   }
 
-  async #requireFree(home: string): Promise<void> {
-    if ((await this.#replica.failoverInfo()) !== undefined) return
-    await ReplicaStore.requireFree(home, this.#request.name, this.#shared.clock)
+  /** What a reversal would refuse, as far as it can be told without the engines. */
+  async #requireReversible(home: string): Promise<void> {
+    const info = await this.#replica.failoverInfo()
+    const { name } = this.#request
+    if (info) return requirePlannedKind(info, name)
+    await ReplicaStore.requireFree(home, name, this.#shared.clock)
   }
 
   /** Where the primary can be reached, its last cut is sent and proven; else somebody has prepared it before. */
