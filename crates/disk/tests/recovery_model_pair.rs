@@ -291,7 +291,7 @@ fn run_all(trouble: Trouble) {
     if let Some(seed) = std::env::var("SECONDSITE_SEED").ok().and_then(|seed| seed.parse().ok()) {
         return run(seed, trouble);
     }
-    let count = if std::env::var_os("SECONDSITE_SLOW").is_some() { 40_000 } else { 1000 };
+    let count = if std::env::var_os("SECONDSITE_SLOW").is_some() { 20_000 } else { 1000 };
     for seed in 0..count {
         run(seed, trouble);
     }
