@@ -14,10 +14,11 @@ import {
   type ProtectedMachine,
   type Replica,
   reverseReplication,
+  SecondsiteError,
   showLog,
 } from '@secondsite/engine'
 import { FaultyFileSystem } from '@secondsite/engine/testing'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { DISKS, RecoveryPlace } from './recovery-oracle.js'
 import { KIB, MIB } from './workplace.js'
 
@@ -328,6 +329,33 @@ describe('an unplanned failover', () => {
     await machine.replicate()
     expectPairs()
     expect(await machine.verify()).toMatchObject({ equal: true })
+  })
+
+  it('sends what a client wrote until its export ended', async () => {
+    await place.cycle(60)
+    const failover = await place.replica.startFailover({ fencePrimary: true })
+    const { endExports } = failover
+    vi.spyOn(failover, 'endExports').mockImplementationOnce(async () => {
+      await write(failover, 'os.raw', 512 * KIB, 4 * KIB)
+      await endExports.call(failover)
+    })
+    const request = { engine: away, former: home(), directory: place.path('home-store') }
+    const { machine, candidateBytes } = await reverseReplication(place.replica, request)
+    expect(candidateBytes).toBe(64 * KIB)
+    await settled(machine)
+    await machine.replicate()
+    expectPairs()
+  })
+
+  it('is not reversed while a client has a disk of the former primary open', async () => {
+    await place.cycle(60)
+    await place.replica.startFailover({ fencePrimary: true })
+    const running = new SecondsiteError('MACHINE_RUNNING', { message: 'a client is connected' })
+    vi.spyOn(place.machine.disks[0]!, 'endExports').mockRejectedValueOnce(running)
+    const request = { engine: away, former: home(), directory: place.path('home-store') }
+    await expect(reverseReplication(place.replica, request)).rejects.toBe(running)
+    expect(await place.replica.state()).toBe('FailedOverWaitingCompletion')
+    expect(place.engine.machines).toEqual([place.machine])
   })
 
   it('needs the engine of a primary that is to go on', async () => {
