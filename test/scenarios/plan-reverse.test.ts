@@ -204,6 +204,25 @@ describe('a plan that reverses', () => {
     expectBrought(await startPlan(plan(names), 'Failback', options()), names)
   })
 
+  it('that is stopped between two reversals begins no other, and goes on', async () => {
+    const names = ['web01', 'db01']
+    await protect(names)
+    const stop = new AbortController()
+    const first = new ReplicaTargets({
+      step: (name) => {
+        if (name === 'reverse.before-retiring') stop.abort()
+      },
+    })
+    const stopped = await startPlan(plan(names), 'Planned', {
+      ...options(),
+      targets: first,
+      signal: stop.signal,
+    })
+    const reversals = stopped.steps.filter(({ title }) => title.startsWith('reverse '))
+    expect(reversals.map(({ state }) => state).toSorted()).toEqual(['Done', 'Interrupted'])
+    expectBrought(await continuePlan(stopped.runId, options()), names)
+  })
+
   it.each([
     ['Planned', 'planned-failover.before-reversing'],
     ['Planned', 'commit.before-settled'],

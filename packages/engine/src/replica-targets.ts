@@ -10,7 +10,7 @@
  */
 
 import { type Clock, systemClock } from './clock.js'
-import { isSecondsiteError, type JsonValue, SecondsiteError } from './errors.js'
+import { isSecondsiteError, type JsonValue, SecondsiteError, throwIfAborted } from './errors.js'
 import { runCommand } from './plan/command.js'
 import type { PlanRunKind, PointChoice } from './plan/plan.js'
 import { groupOfPoint } from './group-point-id.js'
@@ -192,8 +192,10 @@ class ReplicaTarget implements PlanTarget {
     if (state === undefined || reverse === undefined)
       throw new TypeError('asked of machines with reverse alone')
     const { engines, inTurn } = this.#shared
-    return inTurn(() =>
-      engines.use(state, (home) =>
+    return inTurn(() => {
+      // Others may have been waited for meanwhile.
+      throwIfAborted(signal)
+      return engines.use(state, (home) =>
         engines.use(reverse.state, async (engine) => {
           const request = { engine, former: { engine: home }, directory: reverse.home, signal }
           const { machine, candidateBytes, lostLogs } = await plannedFailover(this.#replica, request)
@@ -204,8 +206,8 @@ class ReplicaTarget implements PlanTarget {
             lostLogs: [...lostLogs],
           }
         }),
-      ),
-    )
+      )
+    })
   }
 
   async boot(context: VerbContext): Promise<JsonValue | undefined> {
