@@ -73,7 +73,7 @@ export async function digestView(
     const digest =
       view.untilNs === undefined
         ? await tabled(context, device, view.state.number, options)
-        : await streamed(device, undefined, undefined, options)
+        : (await streamed(device, undefined, undefined, options)).digest
     disks.push({ name, sizeBytes, digest })
   }
   return digestOfDisks(disks)
@@ -103,7 +103,7 @@ async function tabled(
     // A table that is not what it says it is (a disk that rots, a file that was cut) costs a whole pass, nothing else.
     const digest =
       (known && (await byTable(device, path, known, out, options))) ??
-      (await streamed(device, undefined, out, options))
+      (await streamed(device, undefined, out, options)).digest
     out.writeHeader({ point, sizeBytes: device.sizeBytes, digest })
     renameSync(unfinished, path)
     return digest
@@ -112,6 +112,7 @@ async function tabled(
   }
 }
 
+/** @returns undefined when the table is damaged */
 async function byTable(
   device: RecoveryDevice,
   path: string,
@@ -120,7 +121,8 @@ async function byTable(
   options: DigestOptions,
 ): Promise<string | undefined> {
   using table = new TableFile(path, 'r')
-  return await streamed(device, { table, ...earlier }, out, options)
+  const { digest, tableDigest } = await streamed(device, { table, ...earlier }, out, options)
+  return tableDigest === earlier.header.digest ? digest : undefined
 }
 
 interface Earlier {
@@ -164,28 +166,21 @@ function wholeChunks(ranges: readonly ByteRange[], sizeBytes: number): ByteRange
   )
 }
 
-/**
- * Goes over a disk: chunks that a table knows are taken from it, others read.
- * @returns undefined when the table is damaged
- */
-async function streamed(
-  device: RecoveryDevice,
-  from: undefined,
-  out: TableFile | undefined,
-  options: DigestOptions,
-): Promise<string>
-async function streamed(
-  device: RecoveryDevice,
-  from: (Earlier & { readonly table: TableFile }) | undefined,
-  out: TableFile | undefined,
-  options: DigestOptions,
-): Promise<string | undefined>
+/** What going over a disk has brought. */
+interface Pass {
+  /** Digest of the disk; worth nothing where the table that was used is damaged. */
+  readonly digest: string
+  /** Digest of the table that was used, which says whether it was whole. */
+  readonly tableDigest: string
+}
+
+/** Goes over a disk: chunks that a table knows are taken from it, others read. */
 async function streamed(
   device: RecoveryDevice,
   from: (Earlier & { readonly table: TableFile }) | undefined,
   out: TableFile | undefined,
   { onProgress, signal }: DigestOptions,
-): Promise<string | undefined> {
+): Promise<Pass> {
   const [hash, check] = [createHash('sha256'), createHash('sha256')]
   let readBytes = 0
   for (let offset = 0; offset < device.sizeBytes; offset += WINDOW_BYTES) {
@@ -200,7 +195,7 @@ async function streamed(
     const doneBytes = offset + window.lengthBytes
     onProgress?.({ disk: device.name, doneBytes, readBytes, totalBytes: device.sizeBytes })
   }
-  return from && check.digest('hex') !== from.header.digest ? undefined : hash.digest('hex')
+  return { digest: hash.digest('hex'), tableDigest: check.digest('hex') }
 }
 
 function known(table: TableFile | undefined, window: ByteRange, check: Hash): Uint8Array {

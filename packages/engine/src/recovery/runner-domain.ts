@@ -12,6 +12,7 @@
 import { basename } from 'node:path'
 import { type Document, DOMParser, type Element, onErrorStopParsing, XMLSerializer } from '@xmldom/xmldom'
 import { SecondsiteError } from '../errors.js'
+import { nbdPlaceOf } from '../track/nbd-export.js'
 
 /** Namespace of our element in the metadata of a domain. */
 const NAMESPACE = 'https://secondsite.invalid/run/1'
@@ -195,14 +196,10 @@ function attach(disk: Element, { name, address }: DomainDisk, reconnectSeconds: 
 }
 
 function setHost(host: Element, address: string): void {
-  if (address.startsWith('unix:')) {
-    host.setAttribute('transport', 'unix')
-    host.setAttribute('socket', address.slice('unix:'.length))
-    return
-  }
-  const [, name = '', port = ''] = /^tcp:\[?(.+?)\]?:(\d+)$/.exec(address) ?? []
-  host.setAttribute('name', name)
-  host.setAttribute('port', port)
+  const place = nbdPlaceOf(address)
+  const attributes =
+    'path' in place ? { transport: 'unix', socket: place.path } : { name: place.host, port: place.port }
+  for (const [name, value] of Object.entries(attributes)) host.setAttribute(name, value)
 }
 
 /** Adapters that the settings do not speak of are there and unplugged, in a test as in earnest. */

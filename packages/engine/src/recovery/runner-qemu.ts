@@ -13,6 +13,7 @@ import { arch } from 'node:process'
 import { join } from 'node:path'
 import type { Clock } from '../clock.js'
 import { asSecondsiteError, SecondsiteError } from '../errors.js'
+import { nbdPlaceOf } from '../track/nbd-export.js'
 import { SECOND_MS } from '../units.js'
 import type { QemuSettings } from './failover-settings.js'
 import { environmentOf, type Handover, type RunAdapter, type RunDisk } from './runner-handover.js'
@@ -121,9 +122,8 @@ function diskArguments(settings: QemuSettings, handover: Handover, disk: RunDisk
 }
 
 function serverOf(address: string): object {
-  if (address.startsWith('unix:')) return { type: 'unix', path: address.slice('unix:'.length) }
-  const [, host, port] = /^tcp:\[?(.+?)\]?:(\d+)$/.exec(address) ?? []
-  return { type: 'inet', host, port }
+  const place = nbdPlaceOf(address)
+  return { type: 'path' in place ? 'unix' : 'inet', ...place }
 }
 
 /** An adapter without a network is there and unplugged. */

@@ -135,6 +135,15 @@ const NO_COUNTERS: NbdCounters = {
   writtenBytes: 0,
 }
 
+/** The parts of an address in the form of {@link NbdOptions.listen}; a host in brackets comes without them. */
+export function nbdPlaceOf(
+  address: string,
+): { readonly path: string } | { readonly host: string; readonly port: string } {
+  if (address.startsWith('unix:')) return { path: address.slice('unix:'.length) }
+  const [, host = '', port = ''] = /^tcp:\[?(.+?)\]?:(\d+)$/.exec(address) ?? []
+  return { host, port }
+}
+
 function listenOf(listen: string): string {
   if (!LISTEN.test(listen))
     throw optionOutOfRange({ path: 'listen', value: listen, range: 'unix:PATH or tcp:HOST:PORT' })
