@@ -1,6 +1,6 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readFileSync, rmSync, statSync, truncateSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { Readable } from 'node:stream'
@@ -71,6 +71,15 @@ class Protect {
   }
 }
 
+function equals(names: readonly string[]): boolean {
+  try {
+    place.expectEqual(names)
+    return true
+  } catch {
+    return false
+  }
+}
+
 /** A client that writes. */
 function fio(uri: string, runtimeSeconds: number): ChildProcess {
   const args = ['--ioengine=nbd', `--uri=${uri}`, '--rw=randwrite', '--bs=4k', '--iodepth=8', '--size=32M']
@@ -86,7 +95,7 @@ describe('protect', () => {
     const first = new Protect([disk], ['--every', '1s'])
     expect(await first.ready).toBe('READY=1\n')
     const load = fio(first.uris[0] ?? '', 60)
-    await expect.poll(() => first.events, { timeout: 20_000 }).toContain(40003)
+    await expect.poll(() => first.events, { timeout: 100_000 }).toContain(40003)
     await kill(first.child, 'SIGKILL')
     await kill(load, 'SIGKILL')
 
@@ -100,19 +109,7 @@ describe('protect', () => {
     const third = new Protect([disk], ['--every', '1s'])
     await third.ready
     expect(third.events).toEqual([])
-    await expect
-      .poll(
-        () => {
-          try {
-            place.expectEqual(['web01.raw'])
-            return true
-          } catch {
-            return false
-          }
-        },
-        { timeout: 20_000 },
-      )
-      .toBe(true)
+    await expect.poll(() => equals(['web01.raw']), { timeout: 100_000 }).toBe(true)
     expect(await kill(third.child, 'SIGINT')).toBe(0)
     expect(existsSync(place.path('nbd.sock'))).toBe(false)
   })
@@ -124,12 +121,39 @@ describe('protect', () => {
     const hook = ['--quiesce-freeze', note('freeze'), '--quiesce-thaw', note('thaw')]
     const protect = new Protect([disk], ['--every', '1h', ...hook])
     await protect.ready
-    await expect.poll(() => protect.events, { timeout: 20_000 }).toContain(40003)
+    await expect.poll(() => protect.events, { timeout: 100_000 }).toContain(40003)
     protect.child.kill('SIGUSR2')
-    await expect.poll(() => protect.cuts, { timeout: 20_000 }).toEqual(['application-consistent'])
+    await expect.poll(() => protect.cuts, { timeout: 100_000 }).toEqual(['application-consistent'])
     expect(protect.events).toContain(40030)
     expect(readFileSync(notes, 'utf8')).toBe('freeze\nthaw\n')
     expect(await kill(protect.child, 'SIGTERM')).toBe(0)
+  })
+
+  it('takes a disk that has shrunk, and makes a lost image anew, where it is told to and not before', async () => {
+    const disk = place.makeDisk('web01.raw', 8 * MIB, 4 * MIB)
+    const often = ['--every', '1s']
+    const copied = new Protect([disk], often)
+    await expect.poll(() => copied.events, { timeout: 100_000 }).toContain(40003)
+    expect(await kill(copied.child, 'SIGTERM')).toBe(0)
+
+    truncateSync(disk, 4 * MIB)
+    const surprised = new Protect([disk], often)
+    expect(await surprised.exit()).not.toBe(0)
+    expect(surprised.errors).toContain('DISK_SIZE_DIFFERS')
+    expect(statSync(place.path('replica/web01.raw.raw')).size).toBe(8 * MIB)
+    const told = new Protect([disk], [...often, '--accept-shrink', 'web01.raw=4MiB'])
+    expect(await told.ready).toBe('READY=1\n')
+    await expect
+      .poll(() => statSync(place.path('replica/web01.raw.raw')).size, { timeout: 100_000 })
+      .toBe(4 * MIB)
+    expect(await kill(told.child, 'SIGTERM')).toBe(0)
+
+    rmSync(place.path('replica/web01.raw.raw'))
+    const again = new Protect([disk], [...often, '--recreate-images'])
+    await again.ready
+    await expect.poll(() => equals(['web01.raw']), { timeout: 100_000 }).toBe(true)
+    expect(again.events).toContain(40017)
+    expect(await kill(again.child, 'SIGTERM')).toBe(0)
   })
 
   it('tells the service manager when the guest can attach, and when it stops', async () => {

@@ -45,7 +45,7 @@ export async function protect(
   startCopy(machine)
   const cut = (): void => void cutNow(machine, show)
   process.on('SIGUSR2', cut)
-  await recreateImages(machine, request)
+  if (request.recreateImages) recreateImages(machine).catch(isShown)
   await show.untilStopped(machine, nbd, (now) => acceptAnnounced(machine, request, now))
   process.removeListener('SIGUSR2', cut)
   notifyService('STOPPING=1')
@@ -78,12 +78,13 @@ function refuseOther(known: ProtectedMachine, wanted: ProtectRequest['machine'])
   })
 }
 
-/** Failures stand in the events and in the status, and are tried again. */
 function startCopy(machine: ProtectedMachine): void {
-  if (machine.state !== 'ReadyForInitialReplication') return
-  machine.startInitialReplication().catch((error: unknown) => {
-    if (!isSecondsiteError(error)) throw error
-  })
+  if (machine.state === 'ReadyForInitialReplication') machine.startInitialReplication().catch(isShown)
+}
+
+/** Failures stand in the events and in the status, and are tried again. */
+function isShown(error: unknown): void {
+  if (!isSecondsiteError(error)) throw error
 }
 
 /** SIGUSR2: a cut on demand, with the applications at rest where there is a hook. The state directory is this process's alone. */
@@ -105,18 +106,17 @@ async function acceptAnnounced(
 ): Promise<void> {
   const isStopped = measurement.lastError?.code === 'DISK_SIZE_DIFFERS'
   if (!isStopped || Object.keys(acceptShrink).length === 0) return
-  await machine.acceptShrink(acceptShrink).catch((error: unknown) => {
-    if (!isSecondsiteError(error)) throw error
-  })
+  await machine.acceptShrink(acceptShrink).catch(isShown)
 }
 
-/** Only where that is what stopped the machine: nothing else is to be compared as a whole. */
-async function recreateImages(machine: ProtectedMachine, request: ProtectRequest): Promise<void> {
+/**
+ * Only where images are lost, as nothing else is to be compared as a whole; and only now, as one that is lost later is
+ * another matter. Whether one is lost is known once the replica was asked.
+ */
+async function recreateImages(machine: ProtectedMachine): Promise<void> {
+  await machine.replicate().catch(isShown)
   const { lastError } = await machine.measure()
-  if (!request.recreateImages || lastError?.code !== 'REPLICA_IMAGE_LOST') return
-  machine.resynchronize({ recreateImages: true }).catch((error: unknown) => {
-    if (!isSecondsiteError(error)) throw error
-  })
+  if (lastError?.code === 'REPLICA_IMAGE_LOST') await machine.resynchronize({ recreateImages: true })
 }
 
 function sayReady(readyFd: number | undefined): void {
