@@ -14,7 +14,7 @@ import {
 } from '@secondsite/engine'
 import type { Invocation } from './command.js'
 import { EXIT, type ExitCode } from './exit-codes.js'
-import { ended, timeText } from './recovery-command.js'
+import { timeText } from './recovery-command.js'
 import { failoverReverse, failoverText, type PlannedGiven } from './failover-reverse-command.js'
 import { requirePlace, runText, untilOver } from './run-command.js'
 import { unconfirmed } from './unconfirmed.js'
@@ -82,6 +82,9 @@ function explain({ output, isJson }: Invocation, outlook: FailoverOutlook): void
   else output.say(failoverText(outlook))
 }
 
+const TAKEN_AWAY =
+  'another command has cancelled or moved the failover; its disks are not served here any more'
+
 /** The disks stay failed over when the command ends; `failover serve` serves them again. */
 async function serve(invocation: Invocation, failover: Failover, given: ServeGiven): Promise<ExitCode> {
   const { nbd: listen = '', run = false } = given
@@ -91,7 +94,8 @@ async function serve(invocation: Invocation, failover: Failover, given: ServeGiv
   const uris = failover.disks.map((disk) => nbd.uri(disk))
   if (isJson) output.json({ failedOver: true, uris })
   else output.say(['failed over; the disks are served at:', ...uris].join('\n'))
-  await ended(signal)
+  const isStopped = await untilOver(signal, [failover.ended()])
+  if (!isJson && !isStopped) output.say(TAKEN_AWAY)
   return EXIT.ok
 }
 
@@ -104,9 +108,9 @@ async function runMachine(
   const run = await failover.run({ listen })
   if (isJson) output.json({ failedOver: true, run: run.info })
   else output.say(`failed over; ${runText(run.info)}`)
-  const isStopped = await untilOver(signal, [run.ended()])
-  if (!isJson && !isStopped)
-    output.say(`${run.info.name} has ended by itself; \`failover serve --run\` starts it again`)
+  const isStopped = await untilOver(signal, [run.ended(), failover.ended()])
+  const byItself = `${run.info.name} has ended by itself; \`failover serve --run\` starts it again`
+  if (!isJson && !isStopped) output.say(failover.isClosed ? TAKEN_AWAY : byItself)
   await failover.stopRun()
   return EXIT.ok
 }

@@ -24,7 +24,7 @@ import type { Invocation } from './command.js'
 import { EXIT, type ExitCode } from './exit-codes.js'
 import { openAll } from './group-command.js'
 import { table } from './output.js'
-import { ended, timeText } from './recovery-command.js'
+import { timeText } from './recovery-command.js'
 import { untilOver } from './run-command.js'
 import { unconfirmed } from './unconfirmed.js'
 
@@ -71,8 +71,19 @@ async function serve(
   const uris = await serveAll(served, folder)
   if (isJson) output.json({ failedOver: true, groupPointId: point.groupPointId, uris })
   else output.say(['failed over; the disks are served at:', ...Object.values(uris).flat()].join('\n'))
-  await ended(signal)
+  await untilAllEnd(
+    signal,
+    members.map(({ failover }) => failover),
+  )
   return EXIT.ok
+}
+
+/** Other commands can end what this one serves. */
+async function untilAllEnd(
+  signal: AbortSignal,
+  served: readonly { ended(): Promise<void> }[],
+): Promise<void> {
+  await untilOver(signal, [Promise.all(served.map((one) => one.ended())).then(() => {})])
 }
 
 interface GroupOutlook {
@@ -207,8 +218,10 @@ export async function groupTest(
   const { groupTestId, point: cut } = started
   if (isJson) output.json({ groupTestId, groupPointId: cut.groupPointId, uris })
   else output.say([`copies as of ${timeText(cut.cutTimeMs)}:`, ...Object.values(uris).flat()].join('\n'))
-  const tests = started.members.map(({ test }) => test)
-  await untilOver(signal, [Promise.all(tests.map((test) => test.ended())).then(() => {})])
+  await untilAllEnd(
+    signal,
+    started.members.map(({ test }) => test),
+  )
   return await stopTests(invocation, replicas.list, groupTestId)
 }
 

@@ -143,6 +143,11 @@ export const ERROR_TABLE = {
     'The operating system could not write to the disk.',
     'Check the medium and the system log; a write that works later goes on by itself.',
   ),
+  FAILOVER_IN_USE: final(
+    'inUse',
+    'A process has the disks of the failover open, and whoever else wrote to them would write against it.',
+    'End that process (`secondsite failover start` or `serve`). Cancel, change-point and commit ask it by themselves: then it does not react, and has to be ended by hand.',
+  ),
   FAILOVER_NOT_FOUND: final(
     'invalidState',
     'The replica has not been failed over.',

@@ -18,6 +18,7 @@ import { cutDisks, TrackedDisk } from '../track/tracked-disk.js'
 import { type ChosenState, type KeptWrite, timeOf } from './choice.js'
 import { identityOf, type RecoveryContext } from './context.js'
 import { RecoveryDevice } from './device.js'
+import { FailoverHolder, type HolderAnswer } from './failover-holder.js'
 import { MachineRun, type StopOptions } from './runner.js'
 import { FAILOVER_RUN } from './runner-record.js'
 import { applyKept, disksAt, grown, viewOf } from './view.js'
@@ -41,22 +42,48 @@ export class Failover implements AsyncDisposable {
   readonly #context: RecoveryContext
   readonly #below: readonly RecoveryDevice[]
   readonly #exports = new Set<NbdExport>()
+  readonly #holder: FailoverHolder
+  readonly #ended: Promise<void>
+  #setEnded: () => void = () => {}
   #run: MachineRun | undefined
   #isClosed = false
 
-  private constructor(context: RecoveryContext, row: FailoverRow, opened: OpenedLayers) {
+  private constructor(
+    context: RecoveryContext,
+    row: FailoverRow,
+    opened: OpenedLayers,
+    holder: FailoverHolder,
+  ) {
     this.#context = context
+    this.#holder = holder
+    this.#ended = new Promise((resolve) => {
+      this.#setEnded = resolve
+    })
     this.row = row
     this.disks = opened.disks
     this.layers = opened.layers
     this.#below = opened.below
   }
 
-  /** Opens the layers of a failover, or makes them anew where it has only just begun. */
-  static async open(context: RecoveryContext, row: FailoverRow, isNew: boolean): Promise<Failover> {
-    if (isNew) rmSync(folderOf(context), { recursive: true, force: true })
-    const opened = await openLayers(context, row, isNew)
-    return new Failover(context, row, opened)
+  /**
+   * Opens the layers of a failover, or makes them anew where it has only just begun.
+   * @param answer - carries out what other processes ask of who has it open
+   * @throws {FAILOVER_IN_USE} while somebody else has it open
+   */
+  static async open(
+    context: RecoveryContext,
+    row: FailoverRow,
+    isNew: boolean,
+    answer: HolderAnswer,
+  ): Promise<Failover> {
+    const holder = FailoverHolder.take(context.directory, answer)
+    try {
+      if (isNew) rmSync(folderOf(context), { recursive: true, force: true })
+      return new Failover(context, row, await openLayers(context, row, isNew), holder)
+    } catch (error) {
+      holder.close()
+      throw error
+    }
   }
 
   /** Exports its disks to NBD clients, each under its name, until the failover is closed. */
@@ -113,8 +140,18 @@ export class Failover implements AsyncDisposable {
     if (this.#isClosed) return
     await this.endExports()
     this.#isClosed = true
-    for (const disk of this.disks) await disk.close()
-    for (const device of [...this.layers, ...this.#below]) await device.close()
+    try {
+      for (const disk of this.disks) await disk.close()
+      for (const device of [...this.layers, ...this.#below]) await device.close()
+    } finally {
+      this.#holder.close()
+      this.#setEnded()
+    }
+  }
+
+  /** Resolves when it is closed: by its holder, or because another process has cancelled or moved it. */
+  ended(): Promise<void> {
+    return this.#ended
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

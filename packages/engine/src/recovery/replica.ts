@@ -34,6 +34,7 @@ import {
   rowOf,
   type FailoverTrigger,
 } from './failover.js'
+import { askHolder, type HolderAnswer } from './failover-holder.js'
 import {
   type FailoverSettings,
   type FailoverSettingsInput,
@@ -343,7 +344,7 @@ export class Replica implements AsyncDisposable {
     // What had begun before the primary was refused comes to its end.
     await awaitQuiet(this.context, signal)
     await this.context.step('failover.before-layers')
-    const failover = await Failover.open(this.context, row, true)
+    const failover = await Failover.open(this.context, row, true, this.#answer)
     this.#failover = failover
     await this.context.step('failover.before-started')
     await failoverStarted(this.context)
@@ -395,6 +396,7 @@ export class Replica implements AsyncDisposable {
   /**
    * The failover that has begun, opened: taken up where a death left it.
    * @returns undefined when there is none
+   * @throws {FAILOVER_IN_USE} while another process has it open
    * @throws {INVALID_STATE} once its reversal has begun: what was written from then on would be missing at the other side
    */
   async failover(): Promise<Failover | undefined> {
@@ -403,7 +405,7 @@ export class Replica implements AsyncDisposable {
     const { machine, state } = await identityOf(this.context)
     if (row.reverseJson !== null) throw reversing(machine, state)
     const isNew = state === 'RecoveryInProgress'
-    const failover = this.#openFailover ?? (await Failover.open(this.context, row, isNew))
+    const failover = this.#openFailover ?? (await Failover.open(this.context, row, isNew, this.#answer))
     this.#failover = failover
     await failoverStarted(this.context)
     if (row.committedMs !== null && row.isSettled === 0) await settleCommit(this.context, failover)
@@ -419,8 +421,8 @@ export class Replica implements AsyncDisposable {
   }
 
   /**
-   * Begins the failover anew at another point; what was written since it began is thrown away.
-   * @throws {INVALID_STATE, POINT_NOT_FOUND, POINT_NOT_EXACT, UNDO_DAMAGED}
+   * Begins the failover anew at another point; what was written since it began is thrown away, and who serves that is made to stop.
+   * @throws {INVALID_STATE, POINT_NOT_FOUND, POINT_NOT_EXACT, UNDO_DAMAGED, FAILOVER_IN_USE}
    */
   async changeRecoveryPoint(point: RecoveryPointChoice): Promise<Failover> {
     const { machine, state } = await identityOf(this.context)
@@ -444,7 +446,10 @@ export class Replica implements AsyncDisposable {
     })
   }
 
-  /** Ends the failover as if it had never been; the primary replicates on. @throws {INVALID_STATE} */
+  /**
+   * Ends the failover as if it had never been; the primary replicates on. Who serves its disks is made to stop.
+   * @throws {INVALID_STATE, FAILOVER_IN_USE}
+   */
   async cancelFailover(): Promise<void> {
     const { machine, state } = await identityOf(this.context)
     const before = (await this.context.recovery.failover())?.stateBefore
@@ -455,24 +460,35 @@ export class Replica implements AsyncDisposable {
 
   /**
    * Makes the failover final: the images become what its disks show, all points and what the primary had sent go, and the
-   * primary is refused for good. A guest may go on meanwhile. Calling it again finishes what was begun.
+   * primary is refused for good. A guest may go on meanwhile, also one that another process serves: that process is asked to do
+   * it. Calling it again finishes what was begun.
    * @param options.dropLocked - also points that are locked; default false
    * @throws {INVALID_STATE, POINT_LOCKED}
    * @throws {POINT_IN_USE} while somebody else reads a point; nothing has changed
+   * @throws {FAILOVER_IN_USE} when a process that has it open does not react
    */
   async commitFailover(
     options: { readonly dropLocked?: boolean; readonly signal?: AbortSignal } = {},
   ): Promise<void> {
+    const { dropLocked = false, signal } = options
     const row = await this.context.recovery.failover()
     if (row?.isSettled === 1) return
+    if (!this.#openFailover && (await askHolder(this.context, { verb: 'commit', dropLocked }, signal))) return
     if (row === undefined || row.committedMs === null) {
       const isOpen = this.#openFailover !== undefined
-      await recordCommit(this.context, { dropLocked: options.dropLocked ?? false, isOpen })
+      await recordCommit(this.context, { dropLocked, isOpen })
     }
     await this.context.step('commit.before-opening')
     const failover = this.#openFailover ?? (await this.failover())
     if (failover && (await this.context.recovery.failover())?.isSettled === 0)
-      await settleCommit(this.context, failover, options.signal)
+      await settleCommit(this.context, failover, signal)
+  }
+
+  /** What another process asks of who has the failover open. */
+  readonly #answer: HolderAnswer = async (request) => {
+    if (request.verb === 'commit') return this.commitFailover({ dropLocked: request.dropLocked })
+    await this.#openFailover?.stopRun({ asks: false })
+    await this.closeFailover()
   }
 
   /**
@@ -510,7 +526,8 @@ export class Replica implements AsyncDisposable {
 
   /** What the machine has written is thrown away, so there is nothing to shut down for. */
   async #switchOff(): Promise<void> {
-    await this.#openFailover?.stopRun({ asks: false })
+    if (this.#openFailover) await this.#openFailover.stopRun({ asks: false })
+    else await askHolder(this.context, { verb: 'leave' })
     await stopLeftRun(this.directory, FAILOVER_RUN, this.context.clock, { asks: false })
   }
 
