@@ -438,8 +438,8 @@ export const ERROR_TABLE = {
   ),
   POINT_IN_USE: final(
     'inUse',
-    'Recovery points that would go are being read: by views, restores or test failovers.',
-    'Stop the test failovers and close what has the points open, then try again.',
+    'Recovery points that would go are being read, by views, restores or test failovers, or a failover stands on them.',
+    'Stop the test failovers and close what has the points open, or end the failover, then try again.',
   ),
   POINT_LOCKED: final(
     'accessDenied',
