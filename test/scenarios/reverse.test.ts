@@ -236,11 +236,13 @@ describe('an unplanned failover', () => {
     await failOver(place.replica)
     const request = { engine: away, former: home(), directory: place.path('home-store') }
     const files = new FaultyFileSystem()
-    for (const [operation, error, code] of [
-      ['write', 'ENOSPC', 'DISK_FULL'],
-      ['sync', 'EIO', 'IO_FAILED'],
+    for (const [operation, suffix, error, code] of [
+      ['write', '.hrl', 'ENOSPC', 'DISK_FULL'],
+      ['sync', '.hrl', 'EIO', 'IO_FAILED'],
+      ['sync', '/lost', 'EIO', 'IO_FAILED'],
+      ['sync', '/home-store', 'EIO', 'IO_FAILED'],
     ] as const) {
-      files.fail({ path: place.path('home-store/lost'), suffix: '.hrl', operation, error })
+      files.fail({ path: place.path('home-store'), suffix, operation, error })
       await expect(reverseReplication(place.replica, { ...request, loser: 'primary' })).rejects.toMatchObject(
         { code },
       )
