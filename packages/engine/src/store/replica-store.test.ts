@@ -188,6 +188,29 @@ describe('a replica store', () => {
     expect(await store.disks()).toMatchObject([{ receivedLogId: 'a', appliedLogId: 'a' }])
   })
 
+  it('begins no apply once it was failed over, whatever it had received before', async () => {
+    await store.beginCycle(receipt(1), [spooled('a', 1)])
+    await store.markReceived(1)
+    await store.db.updateTable('identity').set({ state: 'RecoveryInProgress' }).execute()
+    const begun = new RecoveryStore(store, clock).beginApply([1], () => false)
+    await expect(begun).rejects.toMatchObject({ code: 'REPLICA_FAILED_OVER' })
+    expect((await store.openCycles()).map((row) => row.state)).toEqual(['received'])
+  })
+
+  it('lets nobody write between what one of its decisions reads and what it writes', async () => {
+    const beside = ReplicaStore.openBeside(directory, clock)
+    const write = (): Promise<unknown> =>
+      beside.db.updateTable('identity').set({ state: 'RecoveryInProgress' }).execute()
+    await store.exclusively(async () => {
+      await expect(write()).rejects.toMatchObject({ code: 'STORE_BUSY' })
+    })
+    // Who was refused writes durably afterwards: it is there for others, and stays behind a close.
+    await write()
+    expect((await store.identity())?.state).toBe('RecoveryInProgress')
+    await beside.close()
+    expect((await store.identity())?.state).toBe('RecoveryInProgress')
+  })
+
   it('moves no watermark without what the shipment says of its disks', async () => {
     const unreadable = { ...receipt(1), shrinksJson: '[{' }
     await store.beginCycle(unreadable, [spooled('a', 1)])

@@ -1,15 +1,16 @@
 /**
  * The SQLite binding as kysely wants it, with coded errors.
  *
- * Two things of libsql are handled here and nowhere else. It ends the whole process when a boolean is bound, and it
+ * Three things of libsql are handled here and nowhere else. It ends the whole process when a boolean is bound, and it
  * rounds integers above 2^53: so parameters are checked before they get there (booleans become 0 and 1), and the schema
  * forbids larger values (every INTEGER column is STRICT and has a CHECK). Its errors become codes that say which disk is
  * full and whether waiting helps. A full disk makes SQLite roll back by itself, so the rollback that follows may find
- * nothing to undo: that is no error, and must not hide the first one.
+ * nothing to undo: that is no error, and must not hide the first one. And a statement that has waited in vain for another
+ * program is never reset, so a connection is given up after it.
  */
 
 import Database from 'libsql'
-import { type ErrorCode, SecondsiteError } from '../errors.js'
+import { type ErrorCode, isSecondsiteError, SecondsiteError } from '../errors.js'
 import { FileFaultError, permit } from '../native/faults.js'
 
 type Connection = InstanceType<typeof Database>
@@ -29,7 +30,7 @@ export interface DatabasePlace {
 /** A database in the shape of kysely's SqliteDialect. */
 export class CodedDatabase {
   readonly #place: DatabasePlace
-  readonly #connection: Connection
+  #connection: Connection
 
   /**
    * Opens or creates the file, in WAL mode with a sync at every commit.
@@ -37,17 +38,7 @@ export class CodedDatabase {
    */
   constructor(place: DatabasePlace) {
     this.#place = place
-    this.#connection = coded(place, () => new Database(place.path))
-    try {
-      this.pragma(`busy_timeout = ${BUSY_TIMEOUT_MS}`)
-      this.pragma('journal_mode = WAL')
-      // FULL, not NORMAL: a watermark that a power loss takes back would name a log that is deleted already.
-      this.pragma('synchronous = FULL')
-      this.pragma('foreign_keys = ON')
-    } catch (error) {
-      this.#connection.close()
-      throw error
-    }
+    this.#connection = connect(place)
   }
 
   /** Folds the write-ahead log into the file, so that a closed database is one file, and closes it. */
@@ -63,7 +54,16 @@ export class CodedDatabase {
 
   prepare(sql: string): CodedStatement {
     const statement = coded(this.#place, () => this.#connection.prepare(sql))
-    return new CodedStatement(this.#place, statement as unknown as RawStatement, sql)
+    return new CodedStatement(this.#place, statement as unknown as RawStatement, sql, () => this.#renew())
+  }
+
+  /**
+   * A statement that waited for its lock in vain stays open, and as long as it does SQLite commits nothing on its connection,
+   * whatever it answers: so the connection ends with it, and what it had begun is taken back.
+   */
+  #renew(): void {
+    this.#connection.close()
+    this.#connection = connect(this.#place)
   }
 
   /** Runs a PRAGMA and returns its first value. */
@@ -75,6 +75,22 @@ export class CodedDatabase {
   /** Runs several statements, none of which returns rows. */
   exec(sql: string): void {
     coded(this.#place, () => this.#connection.exec(sql))
+  }
+}
+
+function connect(place: DatabasePlace): Connection {
+  const connection = coded(place, () => new Database(place.path))
+  const pragma = (text: string): unknown => coded(place, () => connection.prepare(`PRAGMA ${text}`).all())
+  try {
+    pragma(`busy_timeout = ${BUSY_TIMEOUT_MS}`)
+    pragma('journal_mode = WAL')
+    // FULL, not NORMAL: a watermark that a power loss takes back would name a log that is deleted already.
+    pragma('synchronous = FULL')
+    pragma('foreign_keys = ON')
+    return connection
+  } catch (error) {
+    connection.close()
+    throw error
   }
 }
 
@@ -90,9 +106,11 @@ class CodedStatement {
   readonly #statement: RawStatement
   readonly #isRollback: boolean
   readonly #operation: 'read' | 'write'
+  readonly #onBusy: () => void
 
-  constructor(place: DatabasePlace, statement: RawStatement, sql: string) {
+  constructor(place: DatabasePlace, statement: RawStatement, sql: string, onBusy: () => void) {
     this.#place = place
+    this.#onBusy = onBusy
     this.#isRollback = /^\s*rollback\s*;?\s*$/i.test(sql)
     this.#statement = statement
     this.reader = statement.reader
@@ -101,21 +119,27 @@ class CodedStatement {
   }
 
   all(parameters: readonly unknown[]): unknown[] {
-    return coded(this.#place, () => {
-      this.#permit()
-      return this.#statement.all(parameters.map(bindable))
-    })
+    return this.#carryOut(() => this.#statement.all(parameters.map(bindable)))
   }
 
   run(parameters: readonly unknown[]): { changes: number; lastInsertRowid: number } {
     try {
-      return coded(this.#place, () => {
-        this.#permit()
-        return this.#statement.run(parameters.map(bindable))
-      })
+      return this.#carryOut(() => this.#statement.run(parameters.map(bindable)))
     } catch (error) {
       if (!this.#isRollback || !/no transaction is active/.test(String(error))) throw error
       return { changes: 0, lastInsertRowid: 0 }
+    }
+  }
+
+  #carryOut<Result>(action: () => Result): Result {
+    try {
+      return coded(this.#place, () => {
+        this.#permit()
+        return action()
+      })
+    } catch (error) {
+      if (isSecondsiteError(error, 'STORE_BUSY')) this.#onBusy()
+      throw error
     }
   }
 
