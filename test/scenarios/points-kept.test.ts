@@ -112,6 +112,17 @@ describe('a recovery point', () => {
     await expectShows(view, moment)
   })
 
+  it('is locked while it is the newest state for as long as was asked, though the policy locks it for less', async () => {
+    await place.begin({ ...HOURLY, retention: { lockHours: 1 } })
+    await place.cycle(60)
+    const number = (await place.replica.points()).at(-1)?.number ?? 0
+    const untilMs = NOON_MS + 1000 * MINUTE_MS
+    expect(await place.replica.lockPoint(number, untilMs)).toBe(untilMs)
+    await place.cycle(60)
+    const point = (await place.replica.points()).find((one) => one.number === number)
+    expect(point).toMatchObject({ isLatest: false, lockedUntilMs: untilMs })
+  })
+
   it('that is let go by others before it could be pinned is not shown as another one', async () => {
     await place.begin(HOURLY)
     for (let cycle = 0; cycle < 3; cycle += 1) await place.cycle(60)

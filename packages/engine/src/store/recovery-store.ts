@@ -334,8 +334,14 @@ async function insertPoint(
   return row
 }
 
-function lockOf({ cutTimeMs }: Receipt, { retention }: RecoverySettings): Partial<Point> {
-  return retention.lockHours > 0 ? { lockedUntilMs: cutTimeMs + retention.lockHours * HOUR_MS } : {}
+/** A lock is never made shorter: somebody may have locked the point while it was the newest state. */
+function lockOf(
+  { cutTimeMs }: Receipt,
+  { retention }: RecoverySettings,
+  held: Point | undefined,
+): Partial<Point> {
+  if (retention.lockHours === 0) return {}
+  return { lockedUntilMs: Math.max(cutTimeMs + retention.lockHours * HOUR_MS, held?.lockedUntilMs ?? 0) }
 }
 
 /** A point that existed for a view alone becomes one that the rules count. */
@@ -344,11 +350,12 @@ async function keepPoint(
   cycle: Receipt,
   settings: RecoverySettings,
 ): Promise<Point> {
-  const values = { ...lockOf(cycle, settings), isTransient: 0 }
+  const held = (await pointsOf(transaction)).find((point) => point.pointNumber === cycle.cycleNumber)
+  const values = { ...lockOf(cycle, settings, held), isTransient: 0 }
+  if (held === undefined) return insertPoint(transaction, cycle, values)
   const query = transaction.updateTable('points').set(values).where('pointNumber', '=', cycle.cycleNumber)
   await query.execute()
-  const [kept] = (await pointsOf(transaction)).filter((point) => point.pointNumber === cycle.cycleNumber)
-  return kept ?? insertPoint(transaction, cycle, values)
+  return { ...held, ...values }
 }
 
 /** A hold is never made shorter: somebody else may not have pinned the point yet. */
