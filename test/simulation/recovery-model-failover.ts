@@ -59,8 +59,11 @@ export class FailoverLife extends Life {
 
   protected fails(failover: Failover, content: Content, isPlanned: boolean): void {
     const applied = this.applied
+    // A time is shown as an older point with the writes until then, which differs from the images wherever these were written.
     const isNewest =
-      applied !== undefined && [...content].every(([name, bytes]) => applied.get(name)?.equals(bytes))
+      failover.row.untilNs === null &&
+      applied !== undefined &&
+      [...content].every(([name, bytes]) => applied.get(name)?.equals(bytes))
     const state = { isWritten: false, isCommitted: this.begun?.isCommitted ?? false }
     const copies = { content: copyOf(content), chosen: copyOf(content) }
     this.begun = { failover, ...copies, isPlanned, isNewest, isFailback: false, ...state }

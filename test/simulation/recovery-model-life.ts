@@ -174,7 +174,8 @@ export class Life {
     )
     await world.settled()
     this.say(`  ${step}: ${isDone ? 'came through' : 'died'}`)
-    this.applied = undefined
+    if (isDone) this.isApplied()
+    else this.applied = undefined
     await this.reopenEngine(true)
     this.primary = (await world.machine()).state
     expect(['Replicating', 'Error']).toContain(this.primary)
