@@ -57,6 +57,7 @@ describe('a failover that somebody has open', () => {
   it('is committed by its holder where another asks for that, and takes writes before and after', async () => {
     const failover = await place.replica.startFailover()
     const before = await writeTo(failover, 0)
+    await other.requireCommit()
     await other.commitFailover()
     expect(await other.state()).toBe('FailedOver')
     const after = await writeTo(failover, 64 * KIB)

@@ -123,6 +123,11 @@ export async function askHolder(
   }
 }
 
+/** Whether somebody has the failover open, this process too. */
+export function isHeld(replica: string): boolean {
+  return holderError(replica) !== undefined
+}
+
 /** That somebody holds the failover, this process too; undefined when nobody does. */
 function holderError(replica: string): SecondsiteError | undefined {
   try {

@@ -34,7 +34,7 @@ import {
   rowOf,
   type FailoverTrigger,
 } from './failover.js'
-import { askHolder, type HolderAnswer } from './failover-holder.js'
+import { askHolder, type HolderAnswer, isHeld } from './failover-holder.js'
 import {
   type FailoverSettings,
   type FailoverSettingsInput,
@@ -498,7 +498,8 @@ export class Replica implements AsyncDisposable {
   async requireCommit({ dropLocked = false }: { readonly dropLocked?: boolean } = {}): Promise<void> {
     const row = await this.context.recovery.failover()
     if (row !== undefined && row.committedMs !== null) return
-    await requireCommit(this.context, { dropLocked, isOpen: this.#openFailover !== undefined })
+    const isOpen = this.#openFailover !== undefined || isHeld(this.directory)
+    await requireCommit(this.context, { dropLocked, isOpen })
   }
 
   /** Closes views, tests and the failover. A test ends with it; the failover stays. Calling it again does nothing. */
