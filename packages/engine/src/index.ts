@@ -47,11 +47,10 @@ export type { Failover, FailoverInfo } from './recovery/failover.js'
 export type { PointDamage, RecoveryPoint } from './recovery/points.js'
 export type {
   FailoverOutlook,
-  HeldSettings,
   Replica,
   StartFailoverOptions,
-  TestFailoverOptions,
 } from './recovery/replica.js'
+export type { HeldSettings, TestFailoverOptions } from './recovery/replica-points.js'
 export type { RestoredDisk, RestoreOptions, RestoreProgress } from './recovery/restore.js'
 export type { TestFailover } from './recovery/test-failover.js'
 export type { TestFailoverInfo } from './recovery/test-life.js'
