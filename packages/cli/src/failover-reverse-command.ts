@@ -15,7 +15,6 @@ import {
   type PlannedFailoverOutlook,
   type RecoveryPointChoice,
   type ReverseReport,
-  SecondsiteError,
 } from '@secondsite/engine'
 import type { Invocation } from './command.js'
 import { EXIT, type ExitCode } from './exit-codes.js'
@@ -23,6 +22,7 @@ import { list } from './output.js'
 import { timeText } from './recovery-command.js'
 import { requireFormer, reverseText, tellReversed } from './reverse-command.js'
 import { unconfirmed } from './unconfirmed.js'
+import { wrongUse } from './wrong-use.js'
 
 /** What `failover start` is given where it reverses as well; the names are those of `reverse`. */
 export interface PlannedGiven {
@@ -75,10 +75,7 @@ function requireOptions(given: PlannedGiven): { readonly state: string; readonly
   const isFit = planned && nbd === undefined && !run && (point === 'Latest' || point === 'LatestProcessed')
   if (isFit && state !== undefined && home !== undefined) return { state, home }
   const range = '--planned, --state and --home; no other point than the newest, no --nbd and no --run'
-  throw new SecondsiteError('OPTION_OUT_OF_RANGE', {
-    message: `--reverse needs ${range}`,
-    details: { problems: [{ path: 'reverse', value: null, range }] },
-  })
+  throw wrongUse('--reverse needs', 'reverse', range)
 }
 
 function explain({ output, isJson }: Invocation, outlook: PlannedFailoverOutlook): void {

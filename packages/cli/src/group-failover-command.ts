@@ -27,6 +27,7 @@ import { table } from './output.js'
 import { timeText } from './recovery-command.js'
 import { untilOver } from './run-command.js'
 import { unconfirmed } from './unconfirmed.js'
+import { wrongUse } from './wrong-use.js'
 
 /** What `group failover` is given. */
 export interface GroupFailoverGiven {
@@ -242,8 +243,5 @@ function servedOf(members: GroupTestFailover['members']) {
 
 function servesOrStops(): SecondsiteError {
   const range = '--nbd FOLDER to serve copies, or --stop to end those that are left'
-  return new SecondsiteError('OPTION_OUT_OF_RANGE', {
-    message: `this needs ${range}`,
-    details: { problems: [{ path: 'nbd', value: null, range }] },
-  })
+  return wrongUse('this needs', 'nbd', range)
 }

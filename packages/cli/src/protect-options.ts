@@ -10,6 +10,7 @@ import {
   readFailoverSettings,
   SecondsiteError,
 } from '@secondsite/engine'
+import { wrongUse } from './wrong-use.js'
 import { InvalidArgumentError } from 'commander'
 
 /** What commander hands over. */
@@ -137,10 +138,7 @@ function hooksOf(given: Partial<ProtectGiven>): QuiesceInput[] {
 function oneHook(hooks: readonly QuiesceInput[]): SecondsiteError {
   const range = 'one of --quiesce-agent, --quiesce-fsfreeze and --quiesce-freeze with --quiesce-thaw'
   const value = hooks.map(({ method }) => method).join(', ')
-  return new SecondsiteError('OPTION_OUT_OF_RANGE', {
-    message: `applications are brought to rest by ${range}`,
-    details: { problems: [{ path: 'quiesce', value, range }] },
-  })
+  return wrongUse('applications are brought to rest by', 'quiesce', range, value)
 }
 
 function nbdOf({ nbd: listen, spin, tlsCert, tlsKey, tlsClientCa }: ProtectGiven): NbdOptions {

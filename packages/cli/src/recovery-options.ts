@@ -1,6 +1,7 @@
 /** How recovery points and times are written on the command line. */
 
-import { type GroupPointChoice, type RecoveryPointChoice, SecondsiteError } from '@secondsite/engine'
+import { type GroupPointChoice, type RecoveryPointChoice } from '@secondsite/engine'
+import { wrongUse } from './wrong-use.js'
 import { type Command, InvalidArgumentError } from 'commander'
 
 const WORDS: Readonly<Record<string, RecoveryPointChoice>> = {
@@ -107,10 +108,7 @@ export function pointChoice(
   const [choice = initial] = given
   if (choice !== undefined && given.length < 2) return choice
   const range = 'one of --point, --at and --sequence'
-  throw new SecondsiteError('OPTION_OUT_OF_RANGE', {
-    message: `which state is meant? ${range}`,
-    details: { problems: [{ path: 'point', value: given.length, range }] },
-  })
+  throw wrongUse('which state is meant?', 'point', range, given.length)
 }
 
 /** A disk and its path, as `NAME=PATH`. */

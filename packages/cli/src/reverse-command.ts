@@ -9,7 +9,6 @@ import {
   reverseReplication,
   type ReverseOutlook,
   type ReverseReport,
-  SecondsiteError,
   type SideWrites,
 } from '@secondsite/engine'
 import type { Invocation } from './command.js'
@@ -17,6 +16,7 @@ import { EXIT, type ExitCode } from './exit-codes.js'
 import { list } from './output.js'
 import { timeText } from './recovery-command.js'
 import { unconfirmed } from './unconfirmed.js'
+import { wrongUse } from './wrong-use.js'
 
 /** What `reverse` is given. */
 export interface ReverseGiven {
@@ -106,8 +106,5 @@ export function requireFormer({
 }: Pick<ReverseGiven, 'formerState' | 'formerDisk'>): void {
   if ((formerState === undefined) !== (formerDisk === undefined)) return
   const range = '--former-state, or one --former-disk for each disk'
-  throw new SecondsiteError('OPTION_OUT_OF_RANGE', {
-    message: `a reversal needs ${range}`,
-    details: { problems: [{ path: 'former', value: null, range }] },
-  })
+  throw wrongUse('a reversal needs', 'former', range)
 }

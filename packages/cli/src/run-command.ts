@@ -1,16 +1,14 @@
 /** What the verbs share that start a machine from an export: what is said of it, and how long the command lives. */
 
-import { type RunInfo, SecondsiteError } from '@secondsite/engine'
+import { type RunInfo } from '@secondsite/engine'
 import { ended } from './recovery-command.js'
+import { wrongUse } from './wrong-use.js'
 
 /** Disks that are neither served somewhere nor started from are of no use to anybody. */
 export function requirePlace({ nbd, run }: { readonly nbd?: string; readonly run?: boolean }): void {
   if (nbd !== undefined || run === true) return
   const range = '--nbd ADDRESS to serve the disks, --run to start the machine from them, or both'
-  throw new SecondsiteError('OPTION_OUT_OF_RANGE', {
-    message: `this needs ${range}`,
-    details: { problems: [{ path: 'nbd', value: null, range }] },
-  })
+  throw wrongUse('this needs', 'nbd', range)
 }
 
 /** A machine that runs, for people. */

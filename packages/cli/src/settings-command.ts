@@ -4,6 +4,7 @@ import { type HeldSettings, openReplica, readFailoverSettings, SecondsiteError }
 import { stringify } from 'yaml'
 import type { Invocation } from './command.js'
 import { EXIT, type ExitCode } from './exit-codes.js'
+import { wrongUse } from './wrong-use.js'
 
 const SOURCE = {
   replica: 'set at the replica; they stand above what the primary says',
@@ -37,8 +38,5 @@ function show({ output, isJson }: Invocation, machine: string, held: HeldSetting
 
 function oneOfBoth(): SecondsiteError {
   const range = 'a file, or --from-primary'
-  return new SecondsiteError('OPTION_OUT_OF_RANGE', {
-    message: `failover settings set needs ${range}`,
-    details: { problems: [{ path: 'file', value: null, range }] },
-  })
+  return wrongUse('failover settings set needs', 'file', range)
 }
