@@ -149,6 +149,27 @@ describe('an unplanned failover', () => {
     await place.replica.close()
   })
 
+  it('whose commit is stopped is committed, and carried through by the next call, which tells how far it is', async () => {
+    const stop = new AbortController()
+    const replica = await place.openReplica((name) => {
+      if (name === 'commit.before-settling') stop.abort()
+    })
+    try {
+      const written = await writeTo(await replica.startFailover({ fencePrimary: true }))
+      await expect(replica.commitFailover({ signal: stop.signal })).rejects.toMatchObject({ code: 'ABORTED' })
+      expect(await replica.state()).toBe('FailedOver')
+      const told: { disk: string; doneBytes: number; totalBytes: number }[] = []
+      await replica.commitFailover({ onProgress: (progress) => told.push(progress) })
+      expect(new Set(told.map(({ disk }) => disk))).toEqual(new Set(DISKS))
+      for (const { doneBytes, totalBytes } of told)
+        expect([doneBytes, totalBytes]).toEqual([12 * KIB, 12 * KIB])
+      for (const [name, bytes] of written.disks)
+        expect(readFileSync(place.path(`replica/${name}.raw`)).equals(bytes), name).toBe(true)
+    } finally {
+      await replica.close()
+    }
+  })
+
   it('is not committed while somebody else reads its own point', async () => {
     const point = { timeMs: moments[0]!.timeMs }
     const failover = await place.replica.startFailover({ fencePrimary: true, point })

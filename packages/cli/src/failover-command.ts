@@ -14,7 +14,7 @@ import {
 } from '@secondsite/engine'
 import type { Invocation } from './command.js'
 import { EXIT, type ExitCode } from './exit-codes.js'
-import { timeText } from './recovery-command.js'
+import { copying, timeText } from './recovery-command.js'
 import { failoverReverse, failoverText, type PlannedGiven } from './failover-reverse-command.js'
 import { requirePlace, runText, untilOver } from './run-command.js'
 import { unconfirmed } from './unconfirmed.js'
@@ -179,7 +179,13 @@ export async function failoverCommit(
     const count = (await replica.points()).length
     return unconfirmed(invocation, `nothing was changed: --yes drops ${count} recovery points for good`)
   }
-  await replica.commitFailover({ dropLocked: given.dropLocked ?? false, signal: invocation.signal })
+  const { output, signal } = invocation
+  await replica.commitFailover({
+    dropLocked: given.dropLocked ?? false,
+    signal,
+    onProgress: copying(output, 'commit'),
+  })
+  output.progress(undefined)
   return await say(invocation, replica, 'committed; recovery points are gone, the former primary is refused')
 }
 

@@ -3,6 +3,7 @@
 import { formatBytes, openReplica, type RecoveryPointChoice } from '@secondsite/engine'
 import type { Invocation } from './command.js'
 import { EXIT, type ExitCode } from './exit-codes.js'
+import type { Output } from './output.js'
 
 /** Ranges that `diff` prints of each disk, at most; `--json` prints all. */
 const RANGES_SHOWN_MAX = 20
@@ -18,16 +19,11 @@ export async function restore(
   given: { point: RecoveryPointChoice; to: string; verify?: boolean },
 ): Promise<ExitCode> {
   await using replica = await openReplica({ directory })
-  const startedMs = Date.now()
   const disks = await replica.restore(given.point, {
     directory: given.to,
     verify: given.verify ?? false,
     signal,
-    onProgress: ({ disk, doneBytes, totalBytes }) => {
-      const elapsedMs = Math.max(1, Date.now() - startedMs)
-      const bytesPerSecond = (doneBytes * 1000) / elapsedMs
-      output.progress({ phase: `restore ${disk}`, doneBytes, totalBytes, bytesPerSecond, etaMs: null })
-    },
+    onProgress: copying(output, 'restore'),
   })
   output.progress(undefined)
   if (isJson) output.json({ disks })
@@ -70,4 +66,21 @@ export function ended(signal: AbortSignal, endsMs: number | null = null): Promis
     if (signal.aborted) stop()
     else signal.addEventListener('abort', stop, { once: true })
   })
+}
+
+interface CopyProgress {
+  readonly disk: string
+  readonly doneBytes: number
+  readonly totalBytes: number
+}
+
+/** Shows the progress of work that goes over one disk after the other. */
+export function copying(output: Output, verb: string): (progress: CopyProgress) => void {
+  let [name, startedMs] = ['', 0]
+  return ({ disk, doneBytes, totalBytes }) => {
+    if (disk !== name) [name, startedMs] = [disk, Date.now()]
+    const bytesPerSecond = (doneBytes * 1000) / Math.max(1, Date.now() - startedMs)
+    const etaMs = doneBytes === 0 ? null : ((totalBytes - doneBytes) * 1000) / bytesPerSecond
+    output.progress({ phase: `${verb} ${disk}`, doneBytes, totalBytes, bytesPerSecond, etaMs })
+  }
 }

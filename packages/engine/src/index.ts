@@ -45,7 +45,9 @@ export type { DiskDifference } from './recovery/diff.js'
 export type { DigestOptions, DigestProgress } from './recovery/digest.js'
 export type { Failover, FailoverInfo } from './recovery/failover.js'
 export type { PointDamage, RecoveryPoint } from './recovery/points.js'
+export type { CommitProgress } from './recovery/commit.js'
 export type {
+  CommitOptions,
   FailoverOutlook,
   Replica,
   StartFailoverOptions,

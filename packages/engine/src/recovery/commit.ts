@@ -6,14 +6,17 @@
  */
 
 import { rmSync } from 'node:fs'
+import { native } from '../native/index.js'
 import { toPairs } from '../ranges.js'
 import type { ReplicationState } from '../states.js'
 import { growImage, shrinkImage } from '../store/image-file.js'
 import { historyFolder, undoFolder } from '../store/undo-folder.js'
 import { identityOf, readPoints, type RecoveryContext } from './context.js'
+import type { RecoveryDevice } from './device.js'
 import { diffPoints } from './diff.js'
 import { type Failover, folderOf, move } from './failover.js'
 import { inUse, locked as lockedError } from './locks.js'
+import { withWork } from './native-work.js'
 
 /** Throws the layers away; the primary is taken from again. @param close - closes them. @throws {INVALID_STATE} */
 export async function cancelFailover(context: RecoveryContext, close: () => Promise<void>): Promise<void> {
@@ -87,11 +90,24 @@ async function refuseRead(context: RecoveryContext, own: number | undefined): Pr
   }
 }
 
+/** How far a commit is. */
+export interface CommitProgress {
+  readonly disk: string
+  /** Bytes that the image shows since this call, and those that it may have to be given at most. */
+  readonly doneBytes: number
+  readonly totalBytes: number
+}
+
+interface SettleOptions {
+  readonly onProgress?: ((progress: CommitProgress) => void) | undefined
+  readonly signal?: AbortSignal | undefined
+}
+
 /** Brings the images to what the layers show, then lets go of points and of what the primary had sent. */
 export async function settleCommit(
   context: RecoveryContext,
   failover: Failover,
-  signal?: AbortSignal,
+  options: SettleOptions = {},
 ): Promise<void> {
   const disks = await context.store.disks()
   for (const layer of failover.layers) {
@@ -99,7 +115,7 @@ export async function settleCommit(
     const image = disks.find(({ diskId }) => diskId === layer.diskId)?.imagePath ?? ''
     // The point may be of a time when the disk was larger, or smaller, than its image is now.
     await growImage(image, layer.sizeBytes)
-    await context.pool.run('native', { call: 'settleOverlay', args: [layer.handle, image] }, { signal })
+    await settle(context, layer, image, options)
     await context.step('commit.before-resizing')
     await context.store.setSize(layer.diskId, layer.sizeBytes)
     await shrinkImage(image, layer.sizeBytes)
@@ -109,6 +125,29 @@ export async function settleCommit(
   await dropHistory(context)
   await context.step('commit.before-settled')
   await context.recovery.setFailover({ isSettled: 1 })
+}
+
+async function settle(
+  context: RecoveryContext,
+  layer: RecoveryDevice,
+  image: string,
+  { onProgress, signal }: SettleOptions,
+): Promise<void> {
+  const { dataBytes, zeroBytes } = native.overlayUsage(layer.handle)
+  const totalBytes = dataBytes + zeroBytes + (await undoneBytes(context, layer.name))
+  const look = (work: number): void => {
+    const doneBytes = Math.min(totalBytes, native.workProgress(work).doneBytes)
+    onProgress?.({ disk: layer.name, doneBytes, totalBytes })
+  }
+  await withWork(signal, look, (work) =>
+    context.pool.run('native', { call: 'settleOverlay', args: [layer.handle, image, work] }),
+  )
+}
+
+/** What the chosen point takes back of the image, as it was recorded. */
+async function undoneBytes({ recovery }: RecoveryContext, disk: string): Promise<number> {
+  const undone = JSON.parse((await recovery.failover())?.undoneJson ?? '{}') as Record<string, number[]>
+  return (undone[disk] ?? []).reduce((total, number, index) => (index % 2 === 1 ? total + number : total), 0)
 }
 
 async function dropHistory(context: RecoveryContext): Promise<void> {

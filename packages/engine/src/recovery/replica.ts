@@ -11,7 +11,7 @@ import type { ReplicationState } from '../states.js'
 import { imageLost, lostImages } from '../store/image-file.js'
 import type { FailoverKind } from '../store/recovery-schema.js'
 import { type ChosenState, type RecoveryPointChoice, timeOf } from './choice.js'
-import { cancelFailover, recordCommit, requireCommit, settleCommit } from './commit.js'
+import { cancelFailover, type CommitProgress, recordCommit, requireCommit, settleCommit } from './commit.js'
 import { awaitQuiet, identityOf, settleImages } from './context.js'
 import { diffPoints } from './diff.js'
 import {
@@ -52,6 +52,15 @@ export interface StartFailoverOptions {
   readonly kind?: FailoverKind
   /** Takes the replica although its primary still replicates into it: the primary is refused from then on. Default false. */
   readonly fencePrimary?: boolean
+  readonly signal?: AbortSignal
+}
+
+/** Options of {@link Replica.commitFailover}. */
+export interface CommitOptions {
+  /** Also drops points that are locked; default false. */
+  readonly dropLocked?: boolean
+  /** Not called where another process has the failover open and commits it. */
+  readonly onProgress?: (progress: CommitProgress) => void
   readonly signal?: AbortSignal
 }
 
@@ -225,14 +234,12 @@ export class Replica extends ReplicaPoints {
    * Makes the failover final: the images become what its disks show, all points and what the primary had sent go, and the
    * primary is refused for good. A guest may go on meanwhile, also one that another process serves: that process is asked to do
    * it. Calling it again finishes what was begun.
-   * @param options.dropLocked - also points that are locked; default false
    * @throws {INVALID_STATE, POINT_LOCKED}
+   * @throws {ABORTED} when the signal stopped it: it is committed, and the next call or opening carries it through
    * @throws {POINT_IN_USE} while somebody else reads a point; nothing has changed
    * @throws {FAILOVER_IN_USE} when a process that has it open does not react
    */
-  async commitFailover(
-    options: { readonly dropLocked?: boolean; readonly signal?: AbortSignal } = {},
-  ): Promise<void> {
+  async commitFailover(options: CommitOptions = {}): Promise<void> {
     const { dropLocked = false, signal } = options
     const row = await this.context.recovery.failover()
     if (row?.isSettled === 1) return
@@ -244,7 +251,7 @@ export class Replica extends ReplicaPoints {
     await this.context.step('commit.before-opening')
     const failover = this.#openFailover ?? (await this.failover())
     if (failover && (await this.context.recovery.failover())?.isSettled === 0)
-      await settleCommit(this.context, failover, signal)
+      await settleCommit(this.context, failover, options)
   }
 
   /** What another process asks of who has the failover open. */

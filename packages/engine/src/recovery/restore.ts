@@ -13,6 +13,7 @@ import { digestDisk } from '../tools/digest.js'
 import type { RecoveryContext } from './context.js'
 import type { RecoveryDevice } from './device.js'
 import { type DiskDigest, digestOfDisks, digestView } from './digest.js'
+import { withWork } from './native-work.js'
 import type { PointView } from './view.js'
 
 /** A disk that was written out. */
@@ -30,9 +31,6 @@ export interface RestoreProgress {
   readonly copiedBytes: number
   readonly totalBytes: number
 }
-
-/** Between two looks at the progress. */
-const PROGRESS_MS = 200
 
 export interface RestoreOptions {
   /** Folder for the disks, made where it is missing; a file that is there is never overwritten. */
@@ -133,24 +131,4 @@ function refuseExisting(path: string): void {
   if (!existsSync(path)) return
   const message = `${path} is there already`
   throw new SecondsiteError('PATH_EXISTS', { message, details: { path } })
-}
-
-/** Runs a long call of the core that a signal ends and that is looked at from time to time. */
-async function withWork(
-  signal: AbortSignal | undefined,
-  look: (work: number) => void,
-  run: (work: number) => Promise<unknown>,
-): Promise<void> {
-  const work = native.beginWork()
-  const onAbort = (): void => native.stopWork(work)
-  signal?.addEventListener('abort', onAbort, { once: true })
-  const timer = setInterval(() => look(work), PROGRESS_MS)
-  try {
-    await run(work)
-    look(work)
-  } finally {
-    clearInterval(timer)
-    signal?.removeEventListener('abort', onAbort)
-    native.endWork(work)
-  }
 }
