@@ -3,7 +3,7 @@
  */
 
 import { once } from 'node:events'
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { type Failover, openReplica, type Replica, systemClock } from '@secondsite/engine'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { run, start } from './cli-command.js'
@@ -110,6 +110,89 @@ describe('a failover that somebody has open', () => {
     expect([failover.isClosed, await other.state()]).toEqual([false, 'FailedOverWaitingCompletion'])
     await writeTo(failover, 0)
     expect(holderFiles()).toEqual(['lock'])
+  })
+})
+
+/** The replica as a process has it that does something in the middle of a verb. */
+function interrupted(at: string, action: () => Promise<unknown>): Promise<Replica> {
+  const step = async (name: string): Promise<void> => {
+    if (name === at) await action()
+  }
+  return openReplica({ directory: place.path('replica'), step })
+}
+
+describe('two who want something of one failover', () => {
+  it('who begins it serves nothing once another has cancelled', async () => {
+    await using first = await interrupted('failover.before-layers', () => other.cancelFailover())
+    await expect(first.startFailover()).rejects.toMatchObject({ code: 'FAILOVER_NOT_FOUND' })
+    expect(await other.state()).toBe('Replicating')
+    expect(existsSync(place.path('replica/failover'))).toBe(false)
+    await writeTo(await other.startFailover(), 0)
+  })
+
+  it('a cancel removes no files of a failover that began after it', async () => {
+    await using first = await interrupted('cancel.before-files', async () => {
+      await other.startFailover().catch(() => {})
+    })
+    await (await first.startFailover()).close()
+    await first.cancelFailover()
+    expect(await other.state()).toBe('RecoveryInProgress')
+    const failover = await other.failover()
+    const written = await writeTo(failover!, 0)
+    await other.closeFailover()
+    const again = await other.failover()
+    expect(Buffer.from((await again?.disks[0]?.read(0, written.length))!).equals(written)).toBe(true)
+  })
+
+  it('it is opened at no other point than its row names', async () => {
+    await using first = await interrupted('change.before-layers', async () => {
+      await expect(other.failover()).rejects.toMatchObject({ code: 'FAILOVER_IN_USE' })
+    })
+    await first.startFailover()
+    await expectShows(await first.changeRecoveryPoint({ timeMs: moments[0]?.timeMs ?? 0 }), moments[0]!)
+    expect(await other.state()).toBe('FailedOverWaitingCompletion')
+  })
+
+  it('is committed once where two ask for it', async () => {
+    const failover = await place.replica.startFailover()
+    const before = await writeTo(failover, 0)
+    await using third = await openReplica({ directory: place.path('replica') })
+    await Promise.all([other.commitFailover(), third.commitFailover(), place.replica.commitFailover()])
+    expect(await other.state()).toBe('FailedOver')
+    await place.replica.closeFailover()
+    const image = readFileSync(place.path(`replica/${failover.disks[0]?.name}.raw`))
+    expect(image.subarray(0, before.length).equals(before)).toBe(true)
+  })
+
+  it('goes on with a commit that its holder began and did not survive', async () => {
+    const back = new AbortController()
+    const first = await interrupted('commit.before-opening', async () => {
+      await first.closeFailover()
+      await once(back.signal, 'abort')
+    })
+    const before = await writeTo(await first.startFailover(), 0)
+    await other.commitFailover()
+    expect(await other.state()).toBe('FailedOver')
+    const failover = await other.failover()
+    expect(Buffer.from((await failover?.disks[0]?.read(0, before.length))!).equals(before)).toBe(true)
+    await other.closeFailover()
+    back.abort()
+    await first.close()
+  })
+
+  it('a request to leave that comes behind a commit takes nothing from the guest', async () => {
+    const request = place.path('replica/failover-holder/request-late')
+    await using first = await interrupted('commit.before-settling', async () => {
+      writeFileSync(request, JSON.stringify({ verb: 'leave' }))
+      await expect.poll(() => existsSync(request)).toBe(false)
+    })
+    const failover = await first.startFailover()
+    await first.commitFailover()
+    const answer = place.path('replica/failover-holder/answer-late')
+    await expect.poll(() => existsSync(answer)).toBe(true)
+    expect(JSON.parse(readFileSync(answer, 'utf8'))).toMatchObject({ error: { code: 'INVALID_STATE' } })
+    expect(failover.isClosed).toBe(false)
+    await writeTo(failover, 0)
   })
 })
 

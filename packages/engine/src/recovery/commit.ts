@@ -18,12 +18,11 @@ import { type Failover, folderOf, move } from './failover.js'
 import { inUse, locked as lockedError } from './locks.js'
 import { withWork } from './native-work.js'
 
-/** Throws the layers away; the primary is taken from again. @param close - closes them. @throws {INVALID_STATE} */
-export async function cancelFailover(context: RecoveryContext, close: () => Promise<void>): Promise<void> {
+/** Throws the layers away, which nobody can open meanwhile; the primary is taken from again. @throws {INVALID_STATE} */
+export async function cancelFailover(context: RecoveryContext): Promise<void> {
   const { machine, state } = await identityOf(context)
   const before = (await context.recovery.failover())?.stateBefore
   const to = context.next(state, 'cancelFailover', machine, before)
-  await close()
   await context.step('cancel.before-moving')
   await move(context, 'cancelFailover', state, to, async (transaction) => {
     await transaction.deleteFrom('failover').execute()

@@ -2,11 +2,24 @@
  * One process at a time has the disks of a failover open: who holds the lock of the folder `failover-holder`.
  *
  * What another process wants of them it asks the holder, by a file in that folder: to *leave* them, since what was written is
- * to be thrown away, or to *commit* them while the guest goes on. The holder takes the file away as its word that it is at work,
- * and answers by a file, or by leaving. The folder stays when the failover goes, as a lock that is removed could be held by two.
+ * to be thrown away, or to *commit* them while the guest goes on. The holder renames the file as its word that it is at work,
+ * carries out one request after the other, and answers by a file, or by leaving. A holder that comes removes what the one before
+ * it left; who still waits then asks again. The folder stays when the failover goes, as a lock that is removed could be held by
+ * two.
+ *
+ * Whoever moves a failover or ends it holds the lock while it does, and who opens one reads its row under the lock.
  */
 
-import { type FSWatcher, readdirSync, readFileSync, renameSync, rmSync, watch, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  type FSWatcher,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  watch,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import {
   fromPlainError,
@@ -30,6 +43,8 @@ export type HolderRequest =
 export type HolderAnswer = (request: HolderRequest) => Promise<void>
 
 const REQUEST = 'request-'
+/** A request that its holder is at work on. */
+const TAKEN = 'taken-'
 const ANSWER = 'answer-'
 const UNFINISHED = '.new'
 /** Time for the holder to take a request. */
@@ -45,49 +60,60 @@ function folderOf(replica: string): string {
 export class FailoverHolder {
   readonly #folder: string
   readonly #lock: LockedDirectory
-  readonly #answer: HolderAnswer
-  readonly #watcher: FSWatcher | undefined
+  #watcher: FSWatcher | undefined
+  #atWork: Promise<void> = Promise.resolve()
+  #isClosed = false
 
-  private constructor(folder: string, lock: LockedDirectory, answer: HolderAnswer) {
+  private constructor(folder: string, lock: LockedDirectory) {
     this.#folder = folder
     this.#lock = lock
-    this.#answer = answer
-    for (const name of requestsIn(folder)) rmSync(join(folder, name), { force: true })
-    this.#watcher = this.#watch()
+    for (const name of namesOf(folder, [REQUEST, TAKEN])) tryToRemove(join(folder, name))
   }
 
   /** @throws {FAILOVER_IN_USE} with the process that has it */
-  static take(replica: string, answer: HolderAnswer): FailoverHolder {
+  static take(replica: string): FailoverHolder {
     const folder = folderOf(replica)
-    return new FailoverHolder(folder, openLocked(folder, 'FAILOVER_IN_USE'), answer)
+    return new FailoverHolder(folder, openLocked(folder, 'FAILOVER_IN_USE'))
+  }
+
+  /** From here on it does what others ask; who has asked before has waited for that. Calling it again does nothing. */
+  answerWith(answer: HolderAnswer): void {
+    if (this.#isClosed) return
+    this.#watcher ??= this.#watch(answer)
+    this.#takeAll(answer)
   }
 
   /** Calling it again does nothing. */
   close(): void {
+    this.#isClosed = true
     this.#watcher?.close()
     this.#lock.close()
   }
 
   /** Without a watch, which the system may refuse, nobody can ask; who does is told that the failover is in use. */
-  #watch(): FSWatcher | undefined {
+  #watch(answer: HolderAnswer): FSWatcher | undefined {
     try {
-      const watcher = watch(this.#folder, { persistent: false }, () => {
-        for (const name of requestsIn(this.#folder)) void this.#take(name)
-      })
+      const watcher = watch(this.#folder, { persistent: false }, () => this.#takeAll(answer))
       return watcher.on('error', () => {})
     } catch {
       return undefined
     }
   }
 
-  async #take(name: string): Promise<void> {
-    const path = join(this.#folder, name)
-    const request = readJson(path) as HolderRequest | undefined
-    rmSync(path, { force: true })
-    if (request === undefined) return
-    const error = await this.#answer(request).then(() => null, toPlainError)
-    // Who asks sees by the lock that a holder has left.
-    tryToWrite(join(this.#folder, name.replace(REQUEST, ANSWER)), { error })
+  #takeAll(answer: HolderAnswer): void {
+    for (const name of namesOf(this.#folder, [REQUEST])) {
+      const taken = name.replace(REQUEST, TAKEN)
+      if (!tryToRename(join(this.#folder, name), join(this.#folder, taken))) continue
+      this.#atWork = this.#atWork.then(() => this.#carryOut(taken, answer))
+    }
+  }
+
+  /** Who asks sees by the lock that a holder has left, and then goes by the state of the replica. */
+  async #carryOut(taken: string, answer: HolderAnswer): Promise<void> {
+    const request = readJson(join(this.#folder, taken)) as HolderRequest | undefined
+    if (request === undefined || this.#isClosed) return
+    const error = await answer(request).then(() => null, toPlainError)
+    if (!this.#isClosed) tryToWrite(join(this.#folder, taken.replace(TAKEN, ANSWER)), { error })
   }
 }
 
@@ -104,22 +130,27 @@ export async function askHolder(
   const folder = folderOf(directory)
   if (holderError(directory) === undefined) return false
   const id = random.uuid()
-  const [asked, answer] = [join(folder, REQUEST + id), join(folder, ANSWER + id)]
-  write(asked, request)
+  const [asked, taken, answer] = [REQUEST, TAKEN, ANSWER].map((what) => join(folder, what + id)) as [
+    string,
+    string,
+    string,
+  ]
   try {
-    const deadlineMs = clock.nowMs() + TAKE_WAIT_MS
+    let deadlineMs = clock.nowMs() + TAKE_WAIT_MS
     for (;;) {
       const answered = readJson(answer) as { readonly error: PlainError | null } | undefined
       if (answered?.error) throw fromPlainError(answered.error)
       if (answered) return true
       const busy = holderError(directory)
       if (busy === undefined) return false
-      if (readJson(asked) !== undefined && clock.nowMs() > deadlineMs) throw busy
+      if (existsSync(taken)) deadlineMs = clock.nowMs() + TAKE_WAIT_MS
+      else if (clock.nowMs() > deadlineMs) throw busy
+      else if (!existsSync(asked) && !existsSync(answer)) write(asked, request)
       throwIfAborted(signal)
       await clock.sleep(LOOK_MS, signal)
     }
   } finally {
-    for (const path of [asked, answer]) rmSync(path, { force: true })
+    for (const path of [asked, taken, answer]) rmSync(path, { force: true })
   }
 }
 
@@ -139,8 +170,31 @@ function holderError(replica: string): SecondsiteError | undefined {
   }
 }
 
-function requestsIn(folder: string): string[] {
-  return readdirSync(folder).filter((name) => name.startsWith(REQUEST) && !name.endsWith(UNFINISHED))
+/** Nothing of a folder that cannot be read: what is said through it must end nobody who serves disks. */
+function namesOf(folder: string, kinds: readonly string[]): string[] {
+  try {
+    const isOne = (name: string): boolean => kinds.some((kind) => name.startsWith(kind))
+    return readdirSync(folder).filter((name) => isOne(name) && !name.endsWith(UNFINISHED))
+  } catch {
+    return []
+  }
+}
+
+function tryToRename(from: string, to: string): boolean {
+  try {
+    renameSync(from, to)
+    return true
+  } catch {
+    return false // Who asked has taken it back.
+  }
+}
+
+function tryToRemove(path: string): void {
+  try {
+    rmSync(path, { force: true })
+  } catch {
+    // It stays, and is carried out: who wrote it may have waited for that.
+  }
 }
 
 function readJson(path: string): unknown {

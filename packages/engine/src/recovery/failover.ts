@@ -18,7 +18,7 @@ import { cutDisks, TrackedDisk } from '../track/tracked-disk.js'
 import { type ChosenState, type KeptWrite, timeOf } from './choice.js'
 import { identityOf, type RecoveryContext } from './context.js'
 import { RecoveryDevice } from './device.js'
-import { FailoverHolder, type HolderAnswer } from './failover-holder.js'
+import type { FailoverHolder, HolderAnswer } from './failover-holder.js'
 import { MachineRun, type StopOptions } from './runner.js'
 import { FAILOVER_RUN } from './runner-record.js'
 import { applyKept, disksAt, grown, viewOf } from './view.js'
@@ -47,6 +47,7 @@ export class Failover implements AsyncDisposable {
   #setEnded: () => void = () => {}
   #run: MachineRun | undefined
   #isClosed = false
+  #closing: Promise<void> | undefined
 
   private constructor(
     context: RecoveryContext,
@@ -67,23 +68,22 @@ export class Failover implements AsyncDisposable {
 
   /**
    * Opens the layers of a failover, or makes them anew where it has only just begun.
-   * @param answer - carries out what other processes ask of who has it open
-   * @throws {FAILOVER_IN_USE} while somebody else has it open
+   * @param row - as it was read by the holder
+   * @param holder - closed with the failover, or by the caller where this fails
    */
   static async open(
     context: RecoveryContext,
     row: FailoverRow,
     isNew: boolean,
-    answer: HolderAnswer,
+    holder: FailoverHolder,
   ): Promise<Failover> {
-    const holder = FailoverHolder.take(context.directory, answer)
-    try {
-      if (isNew) rmSync(folderOf(context), { recursive: true, force: true })
-      return new Failover(context, row, await openLayers(context, row, isNew), holder)
-    } catch (error) {
-      holder.close()
-      throw error
-    }
+    if (isNew) rmSync(folderOf(context), { recursive: true, force: true })
+    return new Failover(context, row, await openLayers(context, row, isNew), holder)
+  }
+
+  /** What other processes ask of who has it open is carried out from here on. */
+  answerWith(answer: HolderAnswer): void {
+    this.#holder.answerWith(answer)
   }
 
   /** Exports its disks to NBD clients, each under its name, until the failover is closed. */
@@ -137,7 +137,17 @@ export class Failover implements AsyncDisposable {
 
   /** Shuts its machine down and closes its disks in order; the failover stays. Calling it again does nothing. */
   async close(): Promise<void> {
-    if (this.#isClosed) return
+    this.#closing ??= this.#close()
+    try {
+      await this.#closing
+    } catch (error) {
+      // A machine that does not stop can be asked again.
+      if (!this.#isClosed) this.#closing = undefined
+      throw error
+    }
+  }
+
+  async #close(): Promise<void> {
     await this.endExports()
     this.#isClosed = true
     try {

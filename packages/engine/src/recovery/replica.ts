@@ -9,7 +9,7 @@
 import { SecondsiteError, optionOutOfRange } from '../errors.js'
 import type { ReplicationState } from '../states.js'
 import { imageLost, lostImages } from '../store/image-file.js'
-import type { FailoverKind } from '../store/recovery-schema.js'
+import type { FailoverKind, FailoverRow } from '../store/recovery-schema.js'
 import { type ChosenState, type RecoveryPointChoice, timeOf } from './choice.js'
 import { cancelFailover, type CommitProgress, recordCommit, requireCommit, settleCommit } from './commit.js'
 import { awaitQuiet, identityOf, settleImages } from './context.js'
@@ -23,7 +23,7 @@ import {
   move,
   rowOf,
 } from './failover.js'
-import { askHolder, type HolderAnswer, isHeld } from './failover-holder.js'
+import { askHolder, FailoverHolder, type HolderAnswer, isHeld } from './failover-holder.js'
 import type { RecoveryPoint } from './points.js'
 import { ReplicaPoints } from './replica-points.js'
 import { runInfo, type RunInfo, stopLeftRun } from './runner.js'
@@ -66,6 +66,9 @@ export interface CommitOptions {
 
 export class Replica extends ReplicaPoints {
   #failover: Failover | undefined
+  /** One commit after the other. */
+  #commits: Promise<unknown> = Promise.resolve()
+  #settling: Promise<void> | undefined
 
   /** The machine that was started from the failover; undefined when there is none. */
   machineRun(): RunInfo | undefined {
@@ -116,11 +119,10 @@ export class Replica extends ReplicaPoints {
     // What had begun before the primary was refused comes to its end.
     await awaitQuiet(this.context, signal)
     await this.context.step('failover.before-layers')
-    const failover = await Failover.open(this.context, row, true, this.#answer)
-    this.#failover = failover
+    const failover = await this.#open(FailoverHolder.take(this.directory))
+    if (failover === undefined || !isSame(failover.row, row)) throw await this.#endedByOther()
     await this.context.step('failover.before-started')
-    await failoverStarted(this.context)
-    return failover
+    return this.#started(failover)
   }
 
   /** Whether a planned failover would lose nothing, without beginning it. @throws {NOT_PREPARED} */
@@ -172,15 +174,48 @@ export class Replica extends ReplicaPoints {
    * @throws {INVALID_STATE} once its reversal has begun: what was written from then on would be missing at the other side
    */
   async failover(): Promise<Failover | undefined> {
+    return this.#takeUp({})
+  }
+
+  /** @param options - of a commit that is gone on with */
+  async #takeUp(options: CommitOptions): Promise<Failover | undefined> {
+    if ((await this.#row()) === undefined) return undefined
+    const failover = this.#openFailover ?? (await this.#open(FailoverHolder.take(this.directory)))
+    return failover && this.#started(failover, options)
+  }
+
+  /** The row of the failover, unless it is reversed already. @throws {INVALID_STATE} */
+  async #row(): Promise<FailoverRow | undefined> {
     const row = await this.context.recovery.failover()
-    if (row === undefined) return undefined
+    if (row === undefined || row.reverseJson === null) return row
     const { machine, state } = await identityOf(this.context)
-    if (row.reverseJson !== null) throw reversing(machine, state)
-    const isNew = state === 'RecoveryInProgress'
-    const failover = this.#openFailover ?? (await Failover.open(this.context, row, isNew, this.#answer))
-    this.#failover = failover
+    throw reversing(machine, state)
+  }
+
+  /** @param holder - closed where there is no failover any more */
+  async #open(holder: FailoverHolder): Promise<Failover | undefined> {
+    try {
+      const row = await this.#row()
+      if (row === undefined) {
+        holder.close()
+        return undefined
+      }
+      const isNew = (await this.state()) === 'RecoveryInProgress'
+      // Who began it may have died while it waited for that.
+      if (isNew) await awaitQuiet(this.context)
+      this.#failover = await Failover.open(this.context, row, isNew, holder)
+      return this.#failover
+    } catch (error) {
+      holder.close()
+      throw error
+    }
+  }
+
+  async #started(failover: Failover, options: CommitOptions = {}): Promise<Failover> {
     await failoverStarted(this.context)
-    if (row.committedMs !== null && row.isSettled === 0) await settleCommit(this.context, failover)
+    failover.answerWith(this.#answer)
+    const row = await this.context.recovery.failover()
+    if (row !== undefined && row.committedMs !== null) await this.#settle(failover, options)
     return failover
   }
 
@@ -201,19 +236,29 @@ export class Replica extends ReplicaPoints {
     const to = this.context.next(state, 'changeRecoveryPoint', machine)
     const chosen = await this.choose(point)
     await using view = await PointView.open(this.context, { state: chosen.state })
-    await this.#switchOff()
+    const holder = await this.#switchOff()
+    try {
+      const startedMs = this.context.clock.nowMs()
+      const values = { ...rowOf({ ...chosen, state: view.state }), startedMs }
+      // Through the state in which a death makes the layers anew.
+      await move(this.context, 'changeRecoveryPoint', state, 'RecoveryInProgress', async (transaction) => {
+        await transaction.updateTable('failover').set(values).execute()
+      })
+      await this.context.step('change.before-layers')
+    } catch (error) {
+      holder.close()
+      throw error
+    }
+    const failover = await this.#open(holder)
+    if (failover && (await this.#started(failover)) && (await this.state()) === to) return failover
+    throw await this.#endedByOther()
+  }
+
+  async #endedByOther(): Promise<SecondsiteError> {
     await this.closeFailover()
-    const startedMs = this.context.clock.nowMs()
-    const values = { ...rowOf({ ...chosen, state: view.state }), startedMs }
-    // Through the state in which a death makes the layers anew.
-    await move(this.context, 'changeRecoveryPoint', state, 'RecoveryInProgress', async (transaction) => {
-      await transaction.updateTable('failover').set(values).execute()
-    })
-    await this.context.step('change.before-layers')
-    const failover = await this.failover()
-    if (failover && (await this.state()) === to) return failover
-    throw new SecondsiteError('FAILOVER_NOT_FOUND', {
-      message: `the failover of ${machine} was ended by somebody else`,
+    const machine = await this.machine()
+    return new SecondsiteError('FAILOVER_NOT_FOUND', {
+      message: `the failover of ${machine} was ended or moved by somebody else`,
       details: { machine, path: this.directory },
     })
   }
@@ -223,11 +268,13 @@ export class Replica extends ReplicaPoints {
    * @throws {INVALID_STATE, FAILOVER_IN_USE}
    */
   async cancelFailover(): Promise<void> {
-    const { machine, state } = await identityOf(this.context)
-    const before = (await this.context.recovery.failover())?.stateBefore
-    this.context.next(state, 'cancelFailover', machine, before)
-    await this.#switchOff()
-    await cancelFailover(this.context, () => this.closeFailover())
+    await this.#requireEnd()
+    const holder = await this.#switchOff()
+    try {
+      await cancelFailover(this.context)
+    } finally {
+      holder.close()
+    }
   }
 
   /**
@@ -241,24 +288,48 @@ export class Replica extends ReplicaPoints {
    */
   async commitFailover(options: CommitOptions = {}): Promise<void> {
     const { dropLocked = false, signal } = options
+    if ((await this.context.recovery.failover())?.isSettled === 1) return
+    if (!this.#openFailover && (await askHolder(this.context, { verb: 'commit', dropLocked }, signal))) return
+    const commit = this.#commits.catch(() => {}).then(() => this.#commit(options))
+    this.#commits = commit
+    await commit
+  }
+
+  async #commit(options: CommitOptions): Promise<void> {
+    // Read only now: a holder may have recorded it and died.
     const row = await this.context.recovery.failover()
     if (row?.isSettled === 1) return
-    if (!this.#openFailover && (await askHolder(this.context, { verb: 'commit', dropLocked }, signal))) return
     if (row === undefined || row.committedMs === null) {
       const isOpen = this.#openFailover !== undefined
-      await recordCommit(this.context, { dropLocked, isOpen })
+      await recordCommit(this.context, { dropLocked: options.dropLocked ?? false, isOpen })
     }
     await this.context.step('commit.before-opening')
-    const failover = this.#openFailover ?? (await this.failover())
-    if (failover && (await this.context.recovery.failover())?.isSettled === 0)
-      await settleCommit(this.context, failover, options)
+    await this.#takeUp(options)
+  }
+
+  /** Of two who want it one does it. */
+  async #settle(failover: Failover, options: CommitOptions): Promise<void> {
+    if ((await this.context.recovery.failover())?.isSettled !== 0) return
+    this.#settling ??= settleCommit(this.context, failover, options).finally(() => {
+      this.#settling = undefined
+    })
+    await this.#settling
   }
 
   /** What another process asks of who has the failover open. */
   readonly #answer: HolderAnswer = async (request) => {
     if (request.verb === 'commit') return this.commitFailover({ dropLocked: request.dropLocked })
+    await this.#commits.catch(() => {})
+    await this.#requireEnd()
     await this.#openFailover?.stopRun({ asks: false })
     await this.closeFailover()
+  }
+
+  /** Once it is committed nobody ends it any more. @throws {INVALID_STATE} */
+  async #requireEnd(): Promise<void> {
+    const { machine, state } = await identityOf(this.context)
+    const before = (await this.context.recovery.failover())?.stateBefore
+    this.context.next(state, 'cancelFailover', machine, before)
   }
 
   /**
@@ -282,18 +353,30 @@ export class Replica extends ReplicaPoints {
     return this.#failover?.isClosed ? undefined : this.#failover
   }
 
-  /** What the machine has written is thrown away, so there is nothing to shut down for. */
-  async #switchOff(): Promise<void> {
-    if (this.#openFailover) await this.#openFailover.stopRun({ asks: false })
-    else await askHolder(this.context, { verb: 'leave' })
-    await stopLeftRun(this.directory, FAILOVER_RUN, this.context.clock, { asks: false })
+  /**
+   * What the machine has written is thrown away, so there is nothing to shut down for.
+   * @returns the lock of the failover: nobody opens it until the caller has moved or ended it
+   */
+  async #switchOff(): Promise<FailoverHolder> {
+    if (this.#openFailover) {
+      await this.#openFailover.stopRun({ asks: false })
+      await this.closeFailover()
+    } else await askHolder(this.context, { verb: 'leave' })
+    const holder = FailoverHolder.take(this.directory)
+    try {
+      await stopLeftRun(this.directory, FAILOVER_RUN, this.context.clock, { asks: false })
+      return holder
+    } catch (error) {
+      holder.close()
+      throw error
+    }
   }
 
   /** Closes the failover's disks, after its machine has shut down; what began goes on with {@link failover}. */
   async closeFailover(): Promise<void> {
     const failover = this.#failover
-    this.#failover = undefined
     await failover?.close()
+    if (this.#failover === failover) this.#failover = undefined
   }
 
   /** Who has the store replicates into it. */
@@ -304,6 +387,12 @@ export class Replica extends ReplicaPoints {
       details: { machine, path: this.directory },
     })
   }
+}
+
+/** Whether it is still the failover that began so. */
+function isSame(row: FailoverRow, begun: FailoverRow): boolean {
+  const { startedMs, pointNumber, untilNs } = begun
+  return row.startedMs === startedMs && row.pointNumber === pointNumber && row.untilNs === untilNs
 }
 
 /** What differs was recorded; only the reversal itself goes on from here. */
