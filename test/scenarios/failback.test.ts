@@ -74,6 +74,24 @@ async function failOver(writtenBytes = 64 * KIB): Promise<void> {
   if (writtenBytes > 0) await write(failover, 'os.raw', 128 * KIB, writtenBytes)
 }
 
+/** A failback whose process dies just before a step: both sides and the replica are opened anew. */
+async function failbackDiesAt(step: string): Promise<void> {
+  await place.replica.close()
+  const dying = await place.openReplica((name) => {
+    if (name === step) throw new Error('died')
+  })
+  try {
+    await expect(failback({ ...trip(), replica: dying })).rejects.toThrow('died')
+  } finally {
+    await dying.close()
+  }
+  await away.abandon()
+  await place.engine.abandon()
+  place.engine = await place.open({ clock: place.clock })
+  away = await openAway()
+  place.replica = await place.openReplica()
+}
+
 /** Home and its replica are the same, to the last byte. */
 function expectPairs(paths: (name: string) => string = (name) => place.path(name)): void {
   for (const name of DISKS) {
@@ -303,21 +321,7 @@ describe('a failback', () => {
   it.each(STEPS)('that dies at %s comes home by the next call', async (step) => {
     await place.cycle(60)
     await failOver()
-    await place.replica.close()
-    await using dying = await openReplica({
-      directory: place.path('replica'),
-      clock: place.clock,
-      step: (name) => {
-        if (name === step) throw new Error('died')
-      },
-    })
-    await expect(failback({ ...trip(), replica: dying })).rejects.toThrow('died')
-    await dying.close()
-    await away.abandon()
-    await place.engine.abandon()
-    place.engine = await place.open({ clock: place.clock })
-    away = await openAway()
-    place.replica = await place.openReplica()
+    await failbackDiesAt(step)
     const report = await failback(trip())
     expect(report.next).toBeNull()
     await expectHome(report.protected)
@@ -336,21 +340,7 @@ describe('a failback', () => {
   it.each(RETURN_STEPS)('that dies at %s of its return comes home by the next call', async (step, until) => {
     await failOver()
     await failback({ ...trip(), until })
-    await place.replica.close()
-    await using dying = await openReplica({
-      directory: place.path('replica'),
-      clock: place.clock,
-      step: (name) => {
-        if (name === step) throw new Error('died')
-      },
-    })
-    await expect(failback({ ...trip(), replica: dying })).rejects.toThrow('died')
-    await dying.close()
-    await away.abandon()
-    await place.engine.abandon()
-    place.engine = await place.open({ clock: place.clock })
-    away = await openAway()
-    place.replica = await place.openReplica()
+    await failbackDiesAt(step)
     const report = await failback(trip())
     expect(report.done).toEqual(['return'])
     await expectHome(report.protected)

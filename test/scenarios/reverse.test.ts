@@ -41,6 +41,7 @@ afterEach(async () => {
 })
 
 const home = () => ({ engine: place.engine })
+const reversal = () => ({ engine: away, former: home(), directory: place.path('home-store') })
 const expectPairs = (): void => {
   for (const name of DISKS) {
     const source = readFileSync(place.path(name))
@@ -116,6 +117,21 @@ async function failOver(replica: Replica): Promise<void> {
   const failover = await replica.startFailover({ fencePrimary: true })
   await failover.disks.find(({ name }) => name === 'os.raw')?.write(128 * KIB, place.random.bytes(64 * KIB))
   await replica.commitFailover()
+}
+
+/** A failover that is committed, whose reversal dies just before a step; the replica is opened anew. */
+async function reversalDiesAt(step: string, given: { readonly loser?: 'replica' } = {}): Promise<void> {
+  await place.cycle(60)
+  await place.replica.close()
+  let isArmed = true
+  place.replica = await place.openReplica((name) => {
+    if (isArmed && name === step) throw new Error('died')
+  })
+  await failOver(place.replica)
+  await expect(reverseReplication(place.replica, { ...reversal(), ...given })).rejects.toThrow('died')
+  isArmed = false
+  await place.replica.close()
+  place.replica = await place.openReplica()
 }
 
 describe('a planned failover', () => {
@@ -203,7 +219,7 @@ describe('an unplanned failover', () => {
     const failover = await place.replica.startFailover({ fencePrimary: true })
     await write(failover, 'os.raw', 128 * KIB, 64 * KIB)
     const endMs = Date.now()
-    const request = { engine: away, former: home(), directory: place.path('home-store') }
+    const request = reversal()
     const refused = await reverseReplication(place.replica, request).catch((error: unknown) => error)
     if (!isSecondsiteError(refused, 'SPLIT_BRAIN')) throw refused
     const { primary, replica } = refused.details as Record<string, { firstMs: number; lastMs: number }>
@@ -234,7 +250,7 @@ describe('an unplanned failover', () => {
     await write(place.machine, 'os.raw', MIB, 8 * KIB)
     const lostBytes = readFileSync(place.path('os.raw')).subarray(MIB, MIB + 8 * KIB)
     await failOver(place.replica)
-    const request = { engine: away, former: home(), directory: place.path('home-store') }
+    const request = reversal()
     const files = new FaultyFileSystem()
     for (const [operation, suffix, error, code] of [
       ['write', '.hrl', 'ENOSPC', 'DISK_FULL'],
@@ -261,7 +277,7 @@ describe('an unplanned failover', () => {
     const lostBytes = readFileSync(place.path('os.raw')).subarray(MIB, MIB + 8 * KIB)
     for (const disk of place.machine.disks) await disk.foldLogs('LOG_THRESHOLD')
     await failOver(place.replica)
-    const request = { engine: away, former: home(), directory: place.path('home-store') }
+    const request = reversal()
     await expect(reverseReplication(place.replica, request)).rejects.toMatchObject({
       code: 'SPLIT_BRAIN',
       details: { primary: { bytes: 64 * KIB, firstMs: null, lastMs: null } },
@@ -290,7 +306,7 @@ describe('an unplanned failover', () => {
       const lostBytes = Buffer.from(place.random.bytes(64 * KIB))
       await failover.disks.find(({ name }) => name === 'os.raw')?.write(128 * KIB, lostBytes)
       if (isCommitted) await place.replica.commitFailover()
-      const request = { engine: away, former: home(), directory: place.path('home-store') }
+      const request = reversal()
       const report = await reverseReplication(place.replica, { ...request, loser: 'replica' })
       expect(await bytesIn(report.lostLogs, 128 * KIB, 64 * KIB)).toEqual(lostBytes)
       expect(report.candidateBytes > 0).toBe(isCommitted)
@@ -313,20 +329,9 @@ describe('an unplanned failover', () => {
     'keep-primary.before-adopting',
   ]
   it.each(GIVE_UP_STEPS)('whose giving up dies at %s is given up by the next call', async (step) => {
-    await place.cycle(60)
-    await place.replica.close()
-    let isArmed = true
-    place.replica = await place.openReplica((name) => {
-      if (isArmed && name === step) throw new Error('died')
-    })
-    await failOver(place.replica)
-    const request = { engine: away, former: home(), directory: place.path('home-store') }
     const loser = 'replica'
-    await expect(reverseReplication(place.replica, { ...request, loser })).rejects.toThrow('died')
-    isArmed = false
-    await place.replica.close()
-    place.replica = await place.openReplica()
-    const { machine } = await reverseReplication(place.replica, { ...request, former: home(), loser })
+    await reversalDiesAt(step, { loser })
+    const { machine } = await reverseReplication(place.replica, { ...reversal(), loser })
     await resynchronized(machine)
     await machine.replicate()
     expectPairs()
@@ -341,7 +346,7 @@ describe('an unplanned failover', () => {
       await write(failover, 'os.raw', 512 * KIB, 4 * KIB)
       await endExports.call(failover)
     })
-    const request = { engine: away, former: home(), directory: place.path('home-store') }
+    const request = reversal()
     const { machine, candidateBytes } = await reverseReplication(place.replica, request)
     expect(candidateBytes).toBe(64 * KIB)
     await settled(machine)
@@ -354,7 +359,7 @@ describe('an unplanned failover', () => {
     await place.replica.startFailover({ fencePrimary: true })
     const running = new SecondsiteError('MACHINE_RUNNING', { message: 'a client is connected' })
     vi.spyOn(place.machine.disks[0]!, 'endExports').mockRejectedValueOnce(running)
-    const request = { engine: away, former: home(), directory: place.path('home-store') }
+    const request = reversal()
     await expect(reverseReplication(place.replica, request)).rejects.toBe(running)
     expect(await place.replica.state()).toBe('FailedOverWaitingCompletion')
     expect(place.engine.machines).toEqual([place.machine])
@@ -377,7 +382,7 @@ describe('an unplanned failover', () => {
     await failOver(place.replica)
     renameSync(place.path('os.raw'), place.path('elsewhere.raw'))
     place.engine = await place.open({ clock: place.clock })
-    const request = { engine: away, former: home(), directory: place.path('home-store') }
+    const request = reversal()
     await expect(reverseReplication(place.replica, request)).rejects.toMatchObject({ code: 'DISK_NOT_FOUND' })
     expect(existsSync(place.path('os.raw'))).toBe(false)
     renameSync(place.path('elsewhere.raw'), place.path('os.raw'))
@@ -410,24 +415,13 @@ describe('an unplanned failover', () => {
     'reverse.before-ending',
   ]
   it('is not taken up again once its way home has begun: what was written then would be missing there', async () => {
-    await place.cycle(60)
-    await place.replica.close()
-    let isArmed = true
-    place.replica = await place.openReplica((name) => {
-      if (isArmed && name === 'reverse.before-retiring') throw new Error('died')
-    })
-    await failOver(place.replica)
-    const request = { engine: away, former: home(), directory: place.path('home-store') }
-    await expect(reverseReplication(place.replica, request)).rejects.toThrow('died')
-    isArmed = false
-    await place.replica.close()
-    place.replica = await place.openReplica()
+    await reversalDiesAt('reverse.before-retiring')
     await expect(place.replica.failover()).rejects.toMatchObject({
       code: 'INVALID_STATE',
       details: { state: 'FailedOver', allowedVerbs: ['reverseReplication'] },
     })
-    const planned = await explainReverse(place.replica, request)
-    const { machine, candidateBytes } = await reverseReplication(place.replica, request)
+    const planned = await explainReverse(place.replica, reversal())
+    const { machine, candidateBytes } = await reverseReplication(place.replica, reversal())
     expect([planned.candidateBytes, candidateBytes]).toEqual([64 * KIB, 64 * KIB])
     await settled(machine)
     await machine.replicate()
@@ -435,19 +429,8 @@ describe('an unplanned failover', () => {
   })
 
   it.each(STEPS)('whose reversal dies at %s is carried through by the next call', async (step) => {
-    await place.cycle(60)
-    await place.replica.close()
-    let isArmed = true
-    place.replica = await place.openReplica((name) => {
-      if (isArmed && name === step) throw new Error('died')
-    })
-    await failOver(place.replica)
-    const request = { engine: away, former: home(), directory: place.path('home-store') }
-    await expect(reverseReplication(place.replica, request)).rejects.toThrow('died')
-    isArmed = false
-    await place.replica.close()
-    place.replica = await place.openReplica()
-    const { machine } = await reverseReplication(place.replica, request)
+    await reversalDiesAt(step)
+    const { machine } = await reverseReplication(place.replica, reversal())
     await settled(machine)
     await machine.replicate()
     expectPairs()

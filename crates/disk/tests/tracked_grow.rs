@@ -1,21 +1,21 @@
 //! A disk that grows under the tracked disk: only the new range is new, whenever the process dies or the power goes.
 #![allow(clippy::unwrap_used, reason = "helpers of a test state their expectations with unwrap")]
 
+mod resize_common;
 mod tracked_common;
 
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use resize_common::{End, World, end_before_every_step};
 use secondsite_disk::tracked::faults::MemoryTrackFiles;
 use secondsite_disk::tracked::{CHUNK_BYTES, REGION_BYTES};
 use secondsite_disk::{
-    Access, BlockDevice, FileDevice, Mode, Opened, Recovery, Result, ResyncReason, TrackFiles, TrackOptions,
-    TrackedDisk, cut,
+    Access, BlockDevice, FileDevice, Mode, Recovery, ResyncReason, TrackFiles, TrackOptions, cut,
 };
 use secondsite_hrl::LogFile;
 use tracked_common::options;
@@ -24,35 +24,8 @@ const OLD_BYTES: u64 = 3 * REGION_BYTES + 512;
 /// More sectors of every map than before.
 const NEW_BYTES: u64 = 5000 * REGION_BYTES;
 
-struct World {
-    _folder: tempfile::TempDir,
-    path: PathBuf,
-    files: Arc<MemoryTrackFiles>,
-}
-
-impl World {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("d.raw");
-        drop(FileDevice::create(&path, OLD_BYTES).unwrap());
-        Self { _folder: folder, path, files: Arc::new(MemoryTrackFiles::new()) }
-    }
-
-    fn options(&self, boot: &str, seed: u64) -> TrackOptions {
-        TrackOptions { is_growth_accepted: true, ..options(&self.files, boot, seed) }
-    }
-
-    fn open(&self, options: TrackOptions) -> Result<(Arc<TrackedDisk>, Opened)> {
-        TrackedDisk::open(Arc::new(FileDevice::open(&self.path, Access::ReadWrite).unwrap()), options)
-    }
-
-    fn resize(&self, size_bytes: u64) {
-        OpenOptions::new().write(true).open(&self.path).unwrap().set_len(size_bytes).unwrap();
-    }
-
-    fn put(&self, offset: u64, data: &[u8]) {
-        OpenOptions::new().write(true).open(&self.path).unwrap().write_all_at(data, offset).unwrap();
-    }
+fn put(world: &World, offset: u64, data: &[u8]) {
+    OpenOptions::new().write(true).open(&world.path).unwrap().write_all_at(data, offset).unwrap();
 }
 
 fn at(disk: &dyn BlockDevice, offset: u64) -> u8 {
@@ -63,7 +36,7 @@ fn at(disk: &dyn BlockDevice, offset: u64) -> u8 {
 
 #[test]
 fn a_grown_disk_is_usable_at_once_and_owes_nothing() {
-    let world = World::new();
+    let world = World::new(OLD_BYTES);
     let disk = world.open(world.options("boot", 1)).unwrap().0;
     disk.write_at(OLD_BYTES - 512, &[1; 512]).unwrap();
     world.resize(NEW_BYTES);
@@ -89,10 +62,10 @@ fn a_grown_disk_is_usable_at_once_and_owes_nothing() {
 
 #[test]
 fn what_stands_behind_the_old_end_is_compared_and_nothing_else() {
-    let world = World::new();
+    let world = World::new(OLD_BYTES);
     let disk = world.open(world.options("boot", 1)).unwrap().0;
     world.resize(OLD_BYTES + REGION_BYTES);
-    world.put(OLD_BYTES + 8192, &[7; 512]);
+    put(&world, OLD_BYTES + 8192, &[7; 512]);
     disk.grow().unwrap();
     assert!(disk.status().resync_reason.is_some());
     disk.begin_resync().unwrap();
@@ -102,7 +75,7 @@ fn what_stands_behind_the_old_end_is_compared_and_nothing_else() {
 
 #[test]
 fn a_disk_that_shrinks_is_refused_and_stays_as_it_was() {
-    let world = World::new();
+    let world = World::new(OLD_BYTES);
     let disk = world.open(world.options("boot", 1)).unwrap().0;
     world.resize(OLD_BYTES - 512);
     assert_eq!(disk.grow().unwrap_err().code(), "DISK_SIZE_DIFFERS");
@@ -117,7 +90,7 @@ fn a_disk_that_shrinks_is_refused_and_stays_as_it_was() {
 
 #[test]
 fn a_larger_disk_is_refused_at_its_opening_unless_growth_is_accepted() {
-    let world = World::new();
+    let world = World::new(OLD_BYTES);
     drop(world.open(world.options("boot", 1)).unwrap());
     world.resize(NEW_BYTES);
     assert_eq!(world.open(options(&world.files, "boot", 2)).err().unwrap().code(), "DISK_SIZE_DIFFERS");
@@ -127,7 +100,7 @@ fn a_larger_disk_is_refused_at_its_opening_unless_growth_is_accepted() {
 
 #[test]
 fn without_space_for_the_larger_maps_the_disk_goes_on_as_it_was() {
-    let world = World::new();
+    let world = World::new(OLD_BYTES);
     let disk = world.open(world.options("boot", 1)).unwrap().0;
     world.resize(NEW_BYTES);
     world.files.set_full(true);
@@ -173,7 +146,7 @@ impl TrackFiles for FailingFolder {
 #[test]
 fn a_tracking_file_that_was_replaced_is_not_believed_when_it_comes_back() {
     for seed in 0..8 {
-        let mut world = World::new();
+        let mut world = World::new(OLD_BYTES);
         let files = Arc::new(FailingFolder(world.files.clone(), AtomicBool::new(false)));
         let disk = world.open(TrackOptions { files: files.clone(), ..world.options("one", 1) }).unwrap().0;
         world.resize(NEW_BYTES);
@@ -187,77 +160,39 @@ fn a_tracking_file_that_was_replaced_is_not_believed_when_it_comes_back() {
     }
 }
 
-struct Died;
-
 #[test]
 fn a_death_or_a_power_loss_at_any_step_of_growing_loses_no_write() {
-    for is_power_loss in [false, true] {
-        for fatal in 0.. {
-            let mut world = World::new();
-            let count = AtomicU64::new(0);
-            let mut dying = world.options("one", 1);
-            dying.steps = Some(Arc::new(move |_| {
-                if count.fetch_add(1, Ordering::Relaxed) == fatal {
-                    resume_unwind(Box::new(Died));
-                }
-            }));
-            let acknowledged = AtomicU64::new(0);
-            let died = catch_unwind(AssertUnwindSafe(|| {
-                let disk = world.open(dying).unwrap().0;
-                disk.write_at(0, &[1; 512]).unwrap();
-                disk.flush().unwrap();
-                acknowledged.store(1, Ordering::Relaxed);
-                world.resize(NEW_BYTES);
-                disk.grow().unwrap();
-                disk.write_at(NEW_BYTES - 512, &[2; 512]).unwrap();
-                disk.flush().unwrap();
-                acknowledged.store(2, Ordering::Relaxed);
-                drop(disk);
-            }));
-            if let Err(e) = &died
-                && !e.is::<Died>()
-            {
-                resume_unwind(died.unwrap_err());
-            }
-            let acknowledged = acknowledged.into_inner();
-            if is_power_loss {
-                world.files = Arc::new(world.files.lose_power(fatal));
-            }
-            let boot = if is_power_loss { "two" } else { "one" };
-            let disk = world.open(world.options(boot, 100 + fatal)).unwrap().0;
+    end_before_every_step(
+        OLD_BYTES,
+        |world, options, acknowledged| {
+            let disk = world.open(options).unwrap().0;
+            disk.write_at(0, &[1; 512]).unwrap();
+            disk.flush().unwrap();
+            acknowledged.store(1, Ordering::Relaxed);
+            world.resize(NEW_BYTES);
+            disk.grow().unwrap();
+            disk.write_at(NEW_BYTES - 512, &[2; 512]).unwrap();
+            disk.flush().unwrap();
+            acknowledged.store(2, Ordering::Relaxed);
+        },
+        World::options,
+        |_, disk, &End { is_power_loss, fatal, acknowledged }| {
             let status = disk.status();
-            if acknowledged >= 1 {
-                assert_eq!(
-                    (status.mode, status.is_whole_disk_unknown),
-                    (Mode::Logging, false),
-                    "step {fatal}"
-                );
-            }
             if !is_power_loss {
                 assert_eq!(status.resync_reason, None, "step {fatal}");
             }
             if acknowledged >= 1 {
+                let known = (status.mode, status.is_whole_disk_unknown);
+                assert_eq!(known, (Mode::Logging, false), "step {fatal}");
                 assert_eq!(at(disk.as_ref(), 0), 1);
             }
             if acknowledged == 2 {
                 assert_eq!((disk.size_bytes(), at(disk.as_ref(), NEW_BYTES - 512)), (NEW_BYTES, 2));
                 // The write of the new range is in a log, or its region is to be compared.
-                cut(std::slice::from_ref(&disk)).unwrap();
+                cut(std::slice::from_ref(disk)).unwrap();
                 let is_dirty = !disk.dirty(NEW_BYTES - CHUNK_BYTES, CHUNK_BYTES).is_empty();
                 assert!(is_dirty, "step {fatal}");
             }
-            disk.write_at(disk.size_bytes() - 512, &[9; 512]).unwrap();
-            let left: Vec<_> = world
-                .files
-                .paths()
-                .into_iter()
-                .filter(|path| path.to_string_lossy().ends_with(".new"))
-                .collect();
-            assert!(left.is_empty(), "{left:?}");
-            if died.is_ok() {
-                assert!(fatal > 10, "only {fatal} steps");
-                break;
-            }
-        }
-    }
+        },
+    );
 }

@@ -2,78 +2,46 @@
 //! redone behind its end, whenever the process dies or the power goes.
 #![allow(clippy::unwrap_used, reason = "helpers of a test state their expectations with unwrap")]
 
+mod resize_common;
 mod tracked_common;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use secondsite_disk::tracked::faults::MemoryTrackFiles;
+use resize_common::{End, World, end_before_every_step};
 use secondsite_disk::tracked::{CHUNK_BYTES, REGION_BYTES};
-use secondsite_disk::{
-    Access, BlockDevice, FileDevice, Mode, Opened, Recovery, Result, ResyncReason, TrackOptions, TrackedDisk,
-    cut,
-};
+use secondsite_disk::{BlockDevice, Mode, Recovery, ResyncReason, TrackOptions, TrackedDisk, cut};
 use secondsite_hrl::faults::rules::{FaultRule, FileOperation, arm, disarm};
-use tracked_common::options;
 
 /// More sectors of every map than afterwards.
 const OLD_BYTES: u64 = 5000 * REGION_BYTES;
 /// In the middle of a chunk.
 const NEW_BYTES: u64 = 3 * REGION_BYTES + 512;
 
-struct World {
-    _folder: tempfile::TempDir,
-    path: PathBuf,
-    files: Arc<MemoryTrackFiles>,
+fn accepting(world: &World, boot: &str, seed: u64) -> TrackOptions {
+    TrackOptions { accepted_shrink_bytes: Some(NEW_BYTES), ..world.options(boot, seed) }
 }
 
-impl World {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("d.raw");
-        drop(FileDevice::create(&path, OLD_BYTES).unwrap());
-        Self { _folder: folder, path, files: Arc::new(MemoryTrackFiles::new()) }
-    }
+fn tracked(world: &World) -> Arc<TrackedDisk> {
+    world.open(world.options("boot", 1)).unwrap().0
+}
 
-    fn options(&self, boot: &str, seed: u64) -> TrackOptions {
-        TrackOptions { is_growth_accepted: true, ..options(&self.files, boot, seed) }
-    }
+fn file_bytes(world: &World) -> u64 {
+    std::fs::metadata(&world.path).unwrap().len()
+}
 
-    fn accepting(&self, boot: &str, seed: u64) -> TrackOptions {
-        TrackOptions { accepted_shrink_bytes: Some(NEW_BYTES), ..self.options(boot, seed) }
-    }
-
-    fn open(&self, options: TrackOptions) -> Result<(Arc<TrackedDisk>, Opened)> {
-        TrackedDisk::open(Arc::new(FileDevice::open(&self.path, Access::ReadWrite).unwrap()), options)
-    }
-
-    fn tracked(&self) -> Arc<TrackedDisk> {
-        self.open(self.options("boot", 1)).unwrap().0
-    }
-
-    fn resize(&self, size_bytes: u64) {
-        OpenOptions::new().write(true).open(&self.path).unwrap().set_len(size_bytes).unwrap();
-    }
-
-    fn file_bytes(&self) -> u64 {
-        std::fs::metadata(&self.path).unwrap().len()
-    }
-
-    fn at(&self, offset: u64) -> u8 {
-        let mut byte = [0];
-        std::fs::File::open(&self.path).unwrap().read_exact_at(&mut byte, offset).unwrap();
-        byte[0]
-    }
+fn at(world: &World, offset: u64) -> u8 {
+    let mut byte = [0];
+    std::fs::File::open(&world.path).unwrap().read_exact_at(&mut byte, offset).unwrap();
+    byte[0]
 }
 
 #[test]
 fn a_shrink_that_was_accepted_ends_what_is_known_and_written_with_the_disk() {
-    let world = World::new();
-    let disk = world.tracked();
+    let world = World::new(OLD_BYTES);
+    let disk = tracked(&world);
     disk.write_at(NEW_BYTES - 1024, &[1; 4096]).unwrap();
     disk.write_at(OLD_BYTES - 512, &[2; 512]).unwrap();
     world.resize(NEW_BYTES);
@@ -91,13 +59,13 @@ fn a_shrink_that_was_accepted_ends_what_is_known_and_written_with_the_disk() {
     assert_eq!(disk.dirty(NEW_BYTES, OLD_BYTES), []);
     cut(std::slice::from_ref(&disk)).unwrap();
     assert_eq!(disk.unreleased_logs()[0].sealed.entry_count, 3, "the log goes on over the shrink");
-    assert_eq!(world.file_bytes(), NEW_BYTES, "nothing made the file longer");
+    assert_eq!(file_bytes(&world), NEW_BYTES, "nothing made the file longer");
 }
 
 #[test]
 fn no_other_size_is_taken_and_a_larger_disk_is_no_shrink() {
-    let world = World::new();
-    let disk = world.tracked();
+    let world = World::new(OLD_BYTES);
+    let disk = tracked(&world);
     let code = |size_bytes| disk.shrink(size_bytes).unwrap_err().code();
     assert_eq!(code(NEW_BYTES), "DISK_SIZE_DIFFERS", "it has not shrunk");
     disk.shrink(OLD_BYTES).unwrap();
@@ -110,8 +78,8 @@ fn no_other_size_is_taken_and_a_larger_disk_is_no_shrink() {
 
 #[test]
 fn maps_of_a_larger_disk_are_never_written_into_those_behind_them() {
-    let world = World::new();
-    let disk = world.tracked();
+    let world = World::new(OLD_BYTES);
+    let disk = tracked(&world);
     // Chunks behind the new end in every map: in the log, changed, and a candidate.
     disk.require_resync_of(ResyncReason::AskedFor, &[(OLD_BYTES - CHUNK_BYTES, CHUNK_BYTES)]).unwrap();
     disk.begin_resync().unwrap();
@@ -135,8 +103,8 @@ fn maps_of_a_larger_disk_are_never_written_into_those_behind_them() {
 #[test]
 fn what_is_redone_ends_with_the_disk_and_owes_nothing() {
     for boot in ["boot", "another boot"] {
-        let world = World::new();
-        let disk = world.tracked();
+        let world = World::new(OLD_BYTES);
+        let disk = tracked(&world);
         disk.write_at(NEW_BYTES - 512, &[1; 1024]).unwrap();
         disk.write_at(OLD_BYTES - 512, &[2; 512]).unwrap();
         disk.write_zeroes(NEW_BYTES - 1024, 8192, false).unwrap();
@@ -152,11 +120,11 @@ fn what_is_redone_ends_with_the_disk_and_owes_nothing() {
             .write_all_at(&[9; 512], NEW_BYTES - 512)
             .unwrap();
         let disk = world.open(world.options(boot, 2)).unwrap().0;
-        assert_eq!(world.file_bytes(), NEW_BYTES, "{boot}: no redo made the file longer");
+        assert_eq!(file_bytes(&world), NEW_BYTES, "{boot}: no redo made the file longer");
         let reason = disk.status().resync_reason;
         assert!(matches!(reason, None | Some(ResyncReason::PowerLoss)), "{boot}: {reason:?}");
         if boot == "boot" {
-            assert_eq!((world.at(NEW_BYTES - 512), reason), (5, None));
+            assert_eq!((at(&world, NEW_BYTES - 512), reason), (5, None));
         }
     }
 }
@@ -164,8 +132,8 @@ fn what_is_redone_ends_with_the_disk_and_owes_nothing() {
 #[test]
 fn one_that_is_found_at_an_open_is_refused_unless_accepted_and_then_compared_as_a_whole() {
     for is_closed in [true, false] {
-        let world = World::new();
-        let disk = world.tracked();
+        let world = World::new(OLD_BYTES);
+        let disk = tracked(&world);
         disk.write_at(0, &[1; 512]).unwrap();
         if is_closed {
             disk.close().unwrap();
@@ -176,7 +144,7 @@ fn one_that_is_found_at_an_open_is_refused_unless_accepted_and_then_compared_as_
         assert_eq!(refused.code(), "DISK_SIZE_DIFFERS");
         let other = TrackOptions { accepted_shrink_bytes: Some(NEW_BYTES + 512), ..world.options("boot", 3) };
         assert_eq!(world.open(other).err().unwrap().code(), "DISK_SIZE_DIFFERS");
-        let disk = world.open(world.accepting("boot", 4)).unwrap().0;
+        let disk = world.open(accepting(&world, "boot", 4)).unwrap().0;
         let status = disk.status();
         assert_eq!(status.resync_reason, Some(ResyncReason::DiskModifiedOffline));
         assert!(status.is_whole_disk_unknown);
@@ -189,8 +157,8 @@ fn one_that_is_found_at_an_open_is_refused_unless_accepted_and_then_compared_as_
 
 #[test]
 fn a_disk_whose_growth_is_put_off_is_tracked_to_its_old_end() {
-    let world = World::new();
-    drop(world.tracked());
+    let world = World::new(OLD_BYTES);
+    drop(tracked(&world));
     world.resize(OLD_BYTES + REGION_BYTES);
     let put_off = TrackOptions { is_growth_deferred: true, ..world.options("boot", 2) };
     let disk = world.open(put_off).unwrap().0;
@@ -203,8 +171,8 @@ fn a_disk_whose_growth_is_put_off_is_tracked_to_its_old_end() {
 /// Writers that were checked against the old size must not make the file longer once the shrink has been accepted.
 #[test]
 fn writes_that_are_on_their_way_never_reach_behind_the_new_end() {
-    let world = World::new();
-    let disk = world.tracked();
+    let world = World::new(OLD_BYTES);
+    let disk = tracked(&world);
     let (is_shrunk, is_done) = (AtomicBool::new(false), AtomicBool::new(false));
     std::thread::scope(|scope| {
         for n in 0..3u8 {
@@ -227,7 +195,7 @@ fn writes_that_are_on_their_way_never_reach_behind_the_new_end() {
                 }
             }
             for _ in 0..100 {
-                assert_eq!(world.file_bytes(), NEW_BYTES);
+                assert_eq!(file_bytes(&world), NEW_BYTES);
                 assert_eq!(
                     disk.write_at(NEW_BYTES - 512, &[7; 1024]).unwrap_err().code(),
                     "DISK_OUT_OF_RANGE"
@@ -236,14 +204,14 @@ fn writes_that_are_on_their_way_never_reach_behind_the_new_end() {
             is_done.store(true, Ordering::Relaxed);
         });
     });
-    assert_eq!(world.file_bytes(), NEW_BYTES);
+    assert_eq!(file_bytes(&world), NEW_BYTES);
     assert_eq!(disk.status().resync_reason, None);
 }
 
 #[test]
 fn without_space_for_the_new_maps_the_disk_goes_on_as_it_was() {
-    let world = World::new();
-    let disk = world.tracked();
+    let world = World::new(OLD_BYTES);
+    let disk = tracked(&world);
     world.resize(NEW_BYTES);
     world.files.set_full(true);
     assert_eq!(disk.shrink(NEW_BYTES).unwrap_err().code(), "LOG_WRITE_FAILED");
@@ -255,8 +223,8 @@ fn without_space_for_the_new_maps_the_disk_goes_on_as_it_was() {
 
 #[test]
 fn a_size_that_is_not_durable_is_not_accepted() {
-    let world = World::new();
-    let disk = world.tracked();
+    let world = World::new(OLD_BYTES);
+    let disk = tracked(&world);
     world.resize(NEW_BYTES);
     let failing = arm(FaultRule::new(&world.path, FileOperation::Sync, 5)).unwrap();
     let refused = disk.shrink(NEW_BYTES);
@@ -265,67 +233,35 @@ fn a_size_that_is_not_durable_is_not_accepted() {
     assert_eq!(disk.size_bytes(), OLD_BYTES);
 }
 
-struct Died;
-
 #[test]
 fn a_death_or_a_power_loss_at_any_step_of_shrinking_loses_no_write() {
-    for is_power_loss in [false, true] {
-        for fatal in 0.. {
-            let mut world = World::new();
-            let count = AtomicU64::new(0);
-            let mut dying = world.options("one", 1);
-            dying.steps = Some(Arc::new(move |_| {
-                if count.fetch_add(1, Ordering::Relaxed) == fatal {
-                    resume_unwind(Box::new(Died));
-                }
-            }));
-            let acknowledged = AtomicU64::new(0);
-            let died = catch_unwind(AssertUnwindSafe(|| {
-                let disk = world.open(dying).unwrap().0;
-                disk.write_at(0, &[1; 512]).unwrap();
-                disk.write_at(NEW_BYTES, &[1; 4096]).unwrap();
-                disk.flush().unwrap();
-                acknowledged.store(1, Ordering::Relaxed);
-                world.resize(NEW_BYTES);
-                disk.shrink(NEW_BYTES).unwrap();
-                disk.write_at(NEW_BYTES - 512, &[2; 512]).unwrap();
-                disk.flush().unwrap();
-                acknowledged.store(2, Ordering::Relaxed);
-                drop(disk);
-            }));
-            if let Err(e) = &died
-                && !e.is::<Died>()
-            {
-                resume_unwind(died.unwrap_err());
-            }
-            if is_power_loss {
-                world.files = Arc::new(world.files.lose_power(fatal));
-            }
-            let boot = if is_power_loss { "two" } else { "one" };
-            let disk = world.open(world.accepting(boot, 100 + fatal)).unwrap().0;
-            let acknowledged = acknowledged.into_inner();
+    end_before_every_step(
+        OLD_BYTES,
+        |world, options, acknowledged| {
+            let disk = world.open(options).unwrap().0;
+            disk.write_at(0, &[1; 512]).unwrap();
+            disk.write_at(NEW_BYTES, &[1; 4096]).unwrap();
+            disk.flush().unwrap();
+            acknowledged.store(1, Ordering::Relaxed);
+            world.resize(NEW_BYTES);
+            disk.shrink(NEW_BYTES).unwrap();
+            disk.write_at(NEW_BYTES - 512, &[2; 512]).unwrap();
+            disk.flush().unwrap();
+            acknowledged.store(2, Ordering::Relaxed);
+        },
+        accepting,
+        |world, disk, &End { fatal, acknowledged, .. }| {
             if acknowledged >= 1 {
-                assert_eq!((disk.size_bytes(), world.file_bytes()), (NEW_BYTES, NEW_BYTES), "step {fatal}");
-                assert_eq!(world.at(0), 1, "step {fatal}");
+                let sizes = (disk.size_bytes(), file_bytes(world));
+                assert_eq!(sizes, (NEW_BYTES, NEW_BYTES), "step {fatal}");
+                assert_eq!(at(world, 0), 1, "step {fatal}");
             }
             if acknowledged == 2 {
-                assert_eq!(world.at(NEW_BYTES - 512), 2, "step {fatal}");
-                cut(std::slice::from_ref(&disk)).unwrap();
+                assert_eq!(at(world, NEW_BYTES - 512), 2, "step {fatal}");
+                cut(std::slice::from_ref(disk)).unwrap();
                 let last_chunk = (NEW_BYTES - 512) / CHUNK_BYTES * CHUNK_BYTES;
                 assert!(!disk.dirty(last_chunk, CHUNK_BYTES).is_empty(), "step {fatal}");
             }
-            disk.write_at(disk.size_bytes() - 512, &[9; 512]).unwrap();
-            let left: Vec<_> = world
-                .files
-                .paths()
-                .into_iter()
-                .filter(|path| path.to_string_lossy().ends_with(".new"))
-                .collect();
-            assert!(left.is_empty(), "{left:?}");
-            if died.is_ok() {
-                assert!(fatal > 10, "only {fatal} steps");
-                break;
-            }
-        }
-    }
+        },
+    );
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::{Condvar, Mutex};
 use secondsite_disk::faults::{Fault, FaultDevice, MemoryDevice, Operation, PowerLossDevice};
 use secondsite_disk::{BlockDevice, Extent, Result as DiskResult};
+use secondsite_nbd::NbdServer;
 use support::*;
 
 const MIB: u64 = 1 << 20;
@@ -83,6 +84,26 @@ impl BlockDevice for HeldFlush {
     }
 }
 
+/// A client of a disk whose flushes wait until they are let through. Fields are dropped in their order.
+struct Waiting {
+    /// Also when the test fails: the server waits for its flushes.
+    _at_last: AtLast,
+    client: Client,
+    server: NbdServer,
+    device: Arc<HeldFlush>,
+    _folder: tempfile::TempDir,
+}
+
+impl Waiting {
+    fn over(disk: Arc<dyn BlockDevice>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let device = HeldFlush::over(disk, false);
+        let server = serve_device(folder.path(), device.clone());
+        let client = Client::enter(&server, "disk", false);
+        Self { _at_last: AtLast(device.clone()), client, server, device, _folder: folder }
+    }
+}
+
 /// A write of the sector `n` and a flush behind it, in one send.
 fn write_and_flush(n: u8) -> Vec<u8> {
     let mut bytes = request(0, WRITE, n.into(), u64::from(n) * 512, 512, &[n + 1; 512]);
@@ -99,12 +120,9 @@ fn cookie_of(reply: Reply) -> u64 {
 
 #[test]
 fn requests_behind_a_flush_are_answered_while_it_waits() {
-    let folder = tempfile::tempdir().unwrap();
     let power = Arc::new(PowerLossDevice::new("memory", MIB));
-    let device = HeldFlush::over(power.clone(), false);
-    let server = serve_device(folder.path(), device.clone());
-    let mut client = Client::enter(&server, "disk", false);
-    let _at_last = AtLast(device.clone());
+    let mut waiting = Waiting::over(power.clone());
+    let Waiting { client, device, .. } = &mut waiting;
     client.send(&write_and_flush(0));
     assert_eq!(cookie_of(client.reply()), 0, "the write is answered, its flush is not");
     eventually("the flush has begun", || device.begun_count.load(Ordering::SeqCst) == 1);
@@ -127,12 +145,9 @@ fn requests_behind_a_flush_are_answered_while_it_waits() {
 
 #[test]
 fn a_durable_write_is_answered_behind_its_flush_and_not_before() {
-    let folder = tempfile::tempdir().unwrap();
     let power = Arc::new(PowerLossDevice::new("memory", MIB));
-    let device = HeldFlush::over(power.clone(), false);
-    let server = serve_device(folder.path(), device.clone());
-    let mut client = Client::enter(&server, "disk", false);
-    let _at_last = AtLast(device.clone());
+    let mut waiting = Waiting::over(power.clone());
+    let Waiting { client, device, server, .. } = &mut waiting;
     let mut bytes = request(FUA, WRITE, 1, 0, 512, &[7; 512]);
     bytes.extend(request(0, WRITE, 2, 512, 512, &[8; 512]));
     client.send(&bytes);
@@ -146,11 +161,8 @@ fn a_durable_write_is_answered_behind_its_flush_and_not_before() {
 
 #[test]
 fn a_goodbye_waits_for_the_flushes_that_are_under_way() {
-    let folder = tempfile::tempdir().unwrap();
-    let device = HeldFlush::over(Arc::new(MemoryDevice::new("memory", MIB)), false);
-    let server = serve_device(folder.path(), device.clone());
-    let mut client = Client::enter(&server, "disk", false);
-    let _at_last = AtLast(device.clone());
+    let mut waiting = Waiting::over(Arc::new(MemoryDevice::new("memory", MIB)));
+    let Waiting { client, device, .. } = &mut waiting;
     let mut bytes = write_and_flush(3);
     bytes.extend(request(0, DISC, 0, 0, 0, &[]));
     client.send(&bytes);
@@ -208,11 +220,8 @@ fn a_flush_that_panics_ends_its_connection_and_no_other() {
 
 #[test]
 fn a_client_that_sends_flushes_and_reads_nothing_is_held_up_at_last() {
-    let folder = tempfile::tempdir().unwrap();
-    let device = HeldFlush::over(Arc::new(MemoryDevice::new("memory", MIB)), false);
-    let server = serve_device(folder.path(), device.clone());
-    let mut client = Client::enter(&server, "disk", false);
-    let _at_last = AtLast(device.clone());
+    let mut waiting = Waiting::over(Arc::new(MemoryDevice::new("memory", MIB)));
+    let Waiting { client, device, .. } = &mut waiting;
     // Each send waits for its write, so each flush is a batch of its own: one is carried out, sixteen wait, one is held.
     for n in 0..17 {
         client.send(&write_and_flush(n));
