@@ -77,7 +77,8 @@ export async function barePoints(context: RecoveryContext, isDeep = false): Prom
   const all = await context.recovery.points()
   const rows = all.filter(({ isTransient }) => isTransient === 0)
   const disks = await context.store.disks()
-  const known = { disks, undo: await undoOf(context, disks, isDeep), lost: await lostImages(disks) }
+  const undo = await undoOf(context, disks, isDeep)
+  const known = { disks, undo, lost: await lostImages(disks, () => context.store.disks()) }
   const points = rows.map((row) => pointOf(row, latest?.cycle.cycleNumber === row.pointNumber, known))
   if (latest === undefined || points.at(-1)?.isLatest) return points
   const { cycleNumber: number, pointKind: kind, cutTimeMs, appliedMs, groupPointId } = latest.cycle

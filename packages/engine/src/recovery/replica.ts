@@ -141,7 +141,8 @@ export class Replica extends ReplicaPoints {
   async #requireFailover(fencePrimary: boolean, trigger: FailoverTrigger): Promise<void> {
     const { machine, state } = await identityOf(this.context)
     this.context.next(state, trigger, machine)
-    const lost = await lostImages(await this.context.store.disks())
+    const { store } = this.context
+    const lost = await lostImages(await store.disks(), () => store.disks())
     if (lost.length > 0) throw imageLost(this.directory, lost)
     if (!fencePrimary) await this.#refuseAlive(machine)
   }

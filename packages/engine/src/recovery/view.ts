@@ -161,7 +161,7 @@ export async function viewOf(
   { row, sizeBytes }: DiskAtPoint,
   point: number,
 ): Promise<RecoveryDevice> {
-  const lost = await lostImages([row])
+  const lost = await lostImages([row], () => context.store.disks())
   if (lost.length > 0) throw imageLost(context.directory, lost)
   const place = { image: row.imagePath, undoDirectory: undoFolder(context.directory, row), point, sizeBytes }
   return RecoveryDevice.view(row, place, context.pool)

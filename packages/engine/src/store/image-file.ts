@@ -22,19 +22,34 @@ export async function imageSizeBytes(path: string): Promise<number | null | unde
 export interface LostImage {
   readonly disk: ReplicaDisk
   readonly reason: string
+  /** Bytes that its file has; null when there is none. */
+  readonly fileBytes: number | null
 }
 
-/** The images of these disks that somebody has deleted or cut short. */
-export async function lostImages(disks: readonly ReplicaDisk[]): Promise<LostImage[]> {
-  return (await Promise.all(disks.map(lostImage))).filter((one) => one !== undefined)
+/**
+ * The images of these disks that somebody has deleted or cut short.
+ * @param again - reads the rows once more, for whom another process applies beside: that notes that an image becomes smaller
+ *   before it does, and may have done both since the rows were read
+ */
+export async function lostImages(
+  disks: readonly ReplicaDisk[],
+  again?: () => Promise<readonly ReplicaDisk[]>,
+): Promise<LostImage[]> {
+  const lost = (await Promise.all(disks.map(lostImage))).filter((one) => one !== undefined)
+  if (lost.length === 0 || again === undefined) return lost
+  const rows = await again()
+  return lost.filter(({ disk, fileBytes }) => {
+    const row = rows.find(({ diskId }) => diskId === disk.diskId) ?? disk
+    return fileBytes === null || fileBytes < row.imageSizeBytes
+  })
 }
 
 async function lostImage(disk: ReplicaDisk): Promise<LostImage | undefined> {
   if (disk.isImageCreated === 0) return undefined
-  const sizeBytes = await imageSizeBytes(disk.imagePath)
-  if (sizeBytes === null) return { disk, reason: 'the file is gone' }
-  if (sizeBytes === undefined || sizeBytes >= disk.imageSizeBytes) return undefined
-  return { disk, reason: `the file has ${sizeBytes} bytes, and had ${disk.imageSizeBytes}` }
+  const fileBytes = await imageSizeBytes(disk.imagePath)
+  if (fileBytes === null) return { disk, reason: 'the file is gone', fileBytes }
+  if (fileBytes === undefined || fileBytes >= disk.imageSizeBytes) return undefined
+  return { disk, reason: `the file has ${fileBytes} bytes, and had ${disk.imageSizeBytes}`, fileBytes }
 }
 
 /** The error that images are lost. @param lost - at least one */
