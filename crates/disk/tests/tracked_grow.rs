@@ -161,6 +161,20 @@ fn a_tracking_file_that_was_replaced_is_not_believed_when_it_comes_back() {
 }
 
 #[test]
+fn an_unfinished_tracking_file_that_a_death_has_left_goes_with_the_next_open() {
+    let world = World::new(OLD_BYTES);
+    let disk = world.open(world.options("boot", 1)).unwrap().0;
+    disk.write_at(0, &[1; 512]).unwrap();
+    disk.close().unwrap();
+    drop(disk);
+    let left = Path::new("/track/d.raw.hrt.new");
+    world.files.create(left).unwrap().write_all_at(&mut [io::IoSlice::new(&[0xff; 8192])], 0).unwrap();
+    let disk = world.open(world.options("boot", 2)).unwrap().0;
+    assert_eq!((at(disk.as_ref(), 0), disk.status().resync_reason), (1, None));
+    assert!(!world.files.paths().contains(&left.to_path_buf()), "{:?}", world.files.paths());
+}
+
+#[test]
 fn a_death_or_a_power_loss_at_any_step_of_growing_loses_no_write() {
     end_before_every_step(
         OLD_BYTES,
