@@ -184,22 +184,40 @@ describe('a failover of a group', () => {
     expect((await states()).slice(0, 2)).toEqual(['Replicating', 'Replicating'])
   })
 
-  it('that fails at its last member takes back those before it', async () => {
+  it('that fails takes back what it can, and names who stays failed over', async () => {
     await group()
     await commonCut()
-    let isArmed = true
     await disaster((name, machine) => {
-      if (isArmed && machine === 'mail01' && name === 'failover.before-moving') throw new Error('no room')
+      if (machine === 'mail01' && name === 'failover.before-layers') throw new Error('no room')
+      if (machine === 'db01' && name === 'cancel.before-moving') throw new Error('no room')
     })
     await expect(startGroupFailover(replicas)).rejects.toMatchObject({
       code: 'GROUP_MEMBER_REFUSES',
-      details: { machine: 'mail01' },
+      details: { machine: 'mail01', done: ['db01'] },
     })
-    expect(await states()).toEqual(NAMES.map(() => 'Replicating'))
-    isArmed = false
-    const { members } = await startGroupFailover(replicas)
-    for (const { machine, failover } of members) await expectShows(failover, moments[0]![machine]!)
+    const isBegun = await Promise.all(replicas.map((replica) => replica.failoverInfo()))
+    expect(isBegun.map((info) => info !== undefined)).toEqual(NAMES.map((name) => name === 'db01'))
   })
+
+  it.each(['failover.before-moving', 'failover.before-layers', 'failover.before-started'])(
+    'that fails at its last member at %s takes back it and those before it',
+    async (step) => {
+      await group()
+      await commonCut()
+      let isArmed = true
+      await disaster((name, machine) => {
+        if (isArmed && machine === 'mail01' && name === step) throw new Error('no room')
+      })
+      await expect(startGroupFailover(replicas)).rejects.toMatchObject({
+        code: 'GROUP_MEMBER_REFUSES',
+        details: { machine: 'mail01' },
+      })
+      expect(await states()).toEqual(NAMES.map(() => 'Replicating'))
+      isArmed = false
+      const { members } = await startGroupFailover(replicas)
+      for (const { machine, failover } of members) await expectShows(failover, moments[0]![machine]!)
+    },
+  )
 
   it('that died between two members is completed by the next call', async () => {
     await group()

@@ -91,7 +91,7 @@ function commonPoint(all: readonly RecoveryPoint[], members: readonly MemberPoin
 /**
  * Fails all members over to one common cut.
  * @throws {GROUP_POINT_NOT_FOUND} when there is none; nothing has changed
- * @throws {GROUP_MEMBER_REFUSES} naming who refuses and why; nothing is failed over
+ * @throws {GROUP_MEMBER_REFUSES} naming who refuses and why; nothing is failed over but what the error says is done
  */
 export async function startGroupFailover(
   replicas: readonly Replica[],
@@ -103,17 +103,35 @@ export async function startGroupFailover(
   for (const replica of replicas) await settleImages(replica.context, signal)
   const point = await chooseGroupPoint(replicas, choice)
   for (const replica of replicas) await requirePoint(replica, point)
-  const members: { machine: string; replica: Replica; failover: Failover; isNew: boolean }[] = []
+  const members: { readonly machine: string; readonly failover: Failover }[] = []
+  const begun: Replica[] = []
   for (const replica of replicas) {
     const machine = await replica.machine()
+    // From its first step on it counts, however that ends; one that was failed over before stays as it is.
+    if ((await replica.failoverInfo()) === undefined) begun.push(replica)
     try {
-      members.push({ machine, replica, ...(await failOver(replica, point.numbers[machine] ?? 0)) })
+      members.push({ machine, failover: await failOver(replica, point.numbers[machine] ?? 0) })
     } catch (error) {
-      for (const started of members.toReversed()) if (started.isNew) await started.replica.cancelFailover()
-      throw refused(machine, error)
+      const own = isOfAnother(error) ? begun.filter((one) => one !== replica) : begun
+      throw memberRefusal(machine, 'startFailover', error, await takenBack(own))
     }
   }
-  return { point, members: members.map(({ machine, failover }) => ({ machine, failover })) }
+  return { point, members }
+}
+
+/** Somebody else has begun the failover of that member meanwhile, or is at it: that is not to be taken back here. */
+function isOfAnother(error: unknown): boolean {
+  return ['INVALID_STATE', 'FAILOVER_IN_USE', 'FAILOVER_NOT_FOUND'].includes(asSecondsiteError(error).code)
+}
+
+/** The newest first; one that cannot be taken back keeps none of the others. @returns those that stay failed over */
+async function takenBack(begun: readonly Replica[]): Promise<string[]> {
+  const left: string[] = []
+  for (const replica of begun.toReversed()) {
+    if ((await replica.failoverInfo()) === undefined) continue
+    await replica.cancelFailover().catch(async () => left.push(await replica.machine()))
+  }
+  return left
 }
 
 /** Asked of every member before anything is changed. */
@@ -140,10 +158,8 @@ async function requirePoint(replica: Replica, { numbers }: GroupPoint): Promise<
 }
 
 /** One that was failed over to this point before stays as it is. */
-async function failOver(replica: Replica, point: number): Promise<{ failover: Failover; isNew: boolean }> {
-  const failover = await replica.failover()
-  if (failover) return { failover, isNew: false }
-  return { failover: await replica.startFailover({ point: { point }, fencePrimary: true }), isNew: true }
+async function failOver(replica: Replica, point: number): Promise<Failover> {
+  return (await replica.failover()) ?? replica.startFailover({ point: { point }, fencePrimary: true })
 }
 
 /** @throws {GROUP_POINT_NOT_FOUND} with the common cuts that there are */

@@ -245,7 +245,8 @@ async function carriedOut<Result>(
       throwIfAborted(signal)
       done.push({ machine, result: await action(replica) })
     } catch (error) {
-      if (undo) for (const { result } of done.toReversed()) await undo(result)
+      // One that cannot be taken back keeps none of the others.
+      if (undo) for (const { result } of done.toReversed()) await undo(result).catch(() => {})
       if (isSecondsiteError(error, 'ABORTED')) throw asSecondsiteError(error)
       throw memberRefusal(machine, verb, error, undo ? [] : done.map((one) => one.machine))
     }
