@@ -211,6 +211,22 @@ describe('a replica store', () => {
     expect((await store.identity())?.state).toBe('RecoveryInProgress')
   })
 
+  it('writes again after a refusal behind which the database could not be opened for a while', async () => {
+    const beside = ReplicaStore.openBeside(directory, clock)
+    const write = (): Promise<unknown> =>
+      beside.db.updateTable('identity').set({ state: 'RecoveryInProgress' }).execute()
+    const elsewhere = `${directory}-elsewhere`
+    await store.exclusively(async () => {
+      fs.renameSync(directory, elsewhere)
+      await expect(write()).rejects.toMatchObject({ code: 'STORE_BUSY' })
+      await expect(write()).rejects.toMatchObject({ details: { path: join(directory, 'store.db') } })
+      fs.renameSync(elsewhere, directory)
+    })
+    await write()
+    await beside.close()
+    expect((await store.identity())?.state).toBe('RecoveryInProgress')
+  })
+
   it('moves no watermark without what the shipment says of its disks', async () => {
     const unreadable = { ...receipt(1), shrinksJson: '[{' }
     await store.beginCycle(unreadable, [spooled('a', 1)])

@@ -31,6 +31,7 @@ export interface DatabasePlace {
 export class CodedDatabase {
   readonly #place: DatabasePlace
   #connection: Connection
+  #isClosed = false
 
   /**
    * Opens or creates the file, in WAL mode with a sync at every commit.
@@ -43,6 +44,7 @@ export class CodedDatabase {
 
   /** Folds the write-ahead log into the file, so that a closed database is one file, and closes it. */
   close(): void {
+    this.#isClosed = true
     if (!this.#connection.open) return
     try {
       this.pragma('wal_checkpoint(TRUNCATE)')
@@ -53,17 +55,21 @@ export class CodedDatabase {
   }
 
   prepare(sql: string): CodedStatement {
-    const statement = coded(this.#place, () => this.#connection.prepare(sql))
+    const statement = coded(this.#place, () => this.#open().prepare(sql))
     return new CodedStatement(this.#place, statement as unknown as RawStatement, sql, () => this.#renew())
   }
 
   /**
    * A statement that waited for its lock in vain stays open, and as long as it does SQLite commits nothing on its connection,
-   * whatever it answers: so the connection ends with it, and what it had begun is taken back.
+   * whatever it answers: so the connection ends with it, and what it had begun is taken back. The next statement opens another.
    */
   #renew(): void {
     this.#connection.close()
-    this.#connection = connect(this.#place)
+  }
+
+  #open(): Connection {
+    if (!this.#connection.open && !this.#isClosed) this.#connection = connect(this.#place)
+    return this.#connection
   }
 
   /** Runs a PRAGMA and returns its first value. */
@@ -74,7 +80,7 @@ export class CodedDatabase {
 
   /** Runs several statements, none of which returns rows. */
   exec(sql: string): void {
-    coded(this.#place, () => this.#connection.exec(sql))
+    coded(this.#place, () => this.#open().exec(sql))
   }
 }
 
