@@ -2,6 +2,7 @@
 
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { type Engine, type EngineOptions, SecondsiteError } from '@secondsite/engine'
+import { FaultyFileSystem } from '@secondsite/engine/testing'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { runHere } from './cli-command.js'
 import { DISKS, expectShows, MINUTE_MS, NOON_MS, RecoveryPlace } from './recovery-oracle.js'
@@ -63,6 +64,26 @@ describe('logs of which every write is kept', () => {
     const files = readdirSync(history)
     expect(files).toEqual(expect.arrayContaining(kept))
     expect(files).not.toContain('left-behind.hrl')
+  })
+
+  it('leave the spool only when their new names are durable', async () => {
+    await place.begin({ ...HOURLY, keepEveryWrite: { hours: 24 } })
+    await place.cycle(60)
+    const kept = readdirSync(place.path('replica/history')).length
+    const files = new FaultyFileSystem()
+    const rule = { path: place.path('replica/history'), operation: 'sync', error: 'EIO' } as const
+    const failing = files.fail({ ...rule, times: 1 })
+    try {
+      place.clock.advance(60 * MINUTE_MS)
+      await place.scribble(place.machine, 4)
+      await expect(place.machine.replicate()).rejects.toMatchObject({ code: 'IO_FAILED' })
+      expect(failing.strikes).toBe(1)
+    } finally {
+      files.heal()
+    }
+    await place.cycle(60)
+    expect(readdirSync(place.path('replica/history')).length).toBeGreaterThan(kept)
+    place.expectEqual(DISKS)
   })
 })
 
