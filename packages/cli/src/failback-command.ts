@@ -15,12 +15,11 @@ import {
   type FailbackStep,
   formatBytes,
   openReplica,
-  type ProtectedMachine,
 } from '@secondsite/engine'
 import type { Invocation } from './command.js'
 import { EXIT, type ExitCode } from './exit-codes.js'
 import { list } from './output.js'
-import { reverseText } from './reverse-command.js'
+import { protectLine, reverseText } from './reverse-command.js'
 import { unconfirmed } from './unconfirmed.js'
 
 /** What `failback` is given. */
@@ -134,15 +133,9 @@ function reportText(report: FailbackReport, { away }: FailbackPlace, given: Fail
   const proof = provenBytes === 0 ? '' : `, ${formatBytes(provenBytes)} proven equal`
   const lines = [`${machine}: ${formatBytes(sentBytes)} sent home${proof}`]
   const active = away.machines.find((one) => one.name === machine)
-  if (home) lines.push('it is at home; start it with:', protectLine(home, given.homeState))
+  if (home) lines.push('it is at home; start it with:', `  ${protectLine(home, given.homeState)}`)
   else if (next === 'return') lines.push(`its disks: secondsite failover serve ${given.home} --nbd ADDRESS`)
-  else if (active) lines.push('it can run on there with:', protectLine(active, given.state))
+  else if (active) lines.push('it can run on there with:', `  ${protectLine(active, given.state)}`)
   if (next) lines.push(stepList(next))
   return [...lines, ...lostLogs.map((path) => `given up, kept: ${path}`)].join('\n')
-}
-
-/** The command that serves a machine of an engine. */
-function protectLine({ name, diskPaths, replicaDirectory }: ProtectedMachine, state: string): string {
-  const disks = diskPaths.join(' ')
-  return `  secondsite protect ${disks} --name ${name} --replica ${replicaDirectory} --state ${state} --nbd ADDRESS`
 }

@@ -14,13 +14,12 @@ import {
   plannedFailover,
   type PlannedFailoverOutlook,
   type RecoveryPointChoice,
-  type ReverseReport,
 } from '@secondsite/engine'
 import type { Invocation } from './command.js'
 import { EXIT, type ExitCode } from './exit-codes.js'
 import { list } from './output.js'
 import { timeText } from './recovery-command.js'
-import { requireFormer, reverseText, tellReversed } from './reverse-command.js'
+import { protectLine, requireFormer, reverseText, tellReversed } from './reverse-command.js'
 import { unconfirmed } from './unconfirmed.js'
 import { wrongUse } from './wrong-use.js'
 
@@ -57,15 +56,9 @@ export async function failoverReverse(
   const { dropLocked = false } = given
   const report = await plannedFailover(replica, { engine, former, directory, dropLocked, signal })
   tellReversed(invocation, report)
-  if (!invocation.isJson) invocation.output.say(serveText(report, state))
+  if (!invocation.isJson)
+    invocation.output.say(`its disks are served by: ${protectLine(report.machine, state)}`)
   return EXIT.ok
-}
-
-/** How the guest gets its disks. */
-function serveText({ machine }: ReverseReport, state: string): string {
-  const { name, diskPaths, replicaDirectory } = machine
-  const place = `--name ${name} --state ${state} --replica ${replicaDirectory}`
-  return `its disks are served by: secondsite protect ${diskPaths.join(' ')} ${place} --nbd ADDRESS`
 }
 
 /** @throws {OPTION_OUT_OF_RANGE} */

@@ -6,6 +6,7 @@ import {
   type FormerPrimary,
   formatBytes,
   openReplica,
+  type ProtectedMachine,
   reverseReplication,
   type ReverseOutlook,
   type ReverseReport,
@@ -97,6 +98,12 @@ export function tellReversed(
   output.say(`${name} is replicated from ${disks.join(', ')} to ${replicaDirectory}`)
   output.say(`${formatBytes(candidateBytes)} may differ and are compared; state ${state}`)
   for (const path of lostLogs) output.say(`given up, kept: ${path}`)
+}
+
+/** The command that serves a machine of the engine with this state directory. */
+export function protectLine({ name, diskPaths, replicaDirectory }: ProtectedMachine, state: string): string {
+  const disks = diskPaths.join(' ')
+  return `secondsite protect ${disks} --name ${name} --replica ${replicaDirectory} --state ${state} --nbd ADDRESS`
 }
 
 /** @throws {OPTION_OUT_OF_RANGE} unless it is said where the former primary is, in one way */
