@@ -10,6 +10,7 @@ import { native } from '../native/index.js'
 import { toPairs } from '../ranges.js'
 import type { ReplicationState } from '../states.js'
 import { growImage, shrinkImage } from '../store/image-file.js'
+import type { Identity } from '../store/replica-schema.js'
 import { historyFolder, undoFolder } from '../store/undo-folder.js'
 import { identityOf, readPoints, type RecoveryContext } from './context.js'
 import type { RecoveryDevice } from './device.js'
@@ -31,17 +32,24 @@ export async function cancelFailover(context: RecoveryContext): Promise<void> {
   rmSync(folderOf(context), { recursive: true, force: true })
 }
 
+/** What a commit begins with. */
+interface CommitStart {
+  readonly identity: Identity
+  readonly to: ReplicationState
+  readonly pointNumber: number
+}
+
 /** Whether a commit can begin, and where it leads. @throws {INVALID_STATE, POINT_LOCKED, POINT_IN_USE} */
 export async function requireCommit(
   context: RecoveryContext,
   { dropLocked, isOpen }: { readonly dropLocked: boolean; readonly isOpen: boolean },
-): Promise<ReplicationState> {
-  const { machine, state } = await identityOf(context)
-  const to = context.next(state, 'commitFailover', machine)
+): Promise<CommitStart> {
+  const identity = await identityOf(context)
+  const to = context.next(identity.state, 'commitFailover', identity.machine)
   if (!dropLocked) await refuseLocked(context)
-  const row = await context.recovery.failover()
-  await refuseRead(context, isOpen ? row?.pointNumber : undefined)
-  return to
+  const { pointNumber = 0 } = (await context.recovery.failover()) ?? {}
+  await refuseRead(context, isOpen ? pointNumber : undefined)
+  return { identity, to, pointNumber }
 }
 
 /**
@@ -53,10 +61,9 @@ export async function recordCommit(
   context: RecoveryContext,
   { dropLocked, isOpen }: { readonly dropLocked: boolean; readonly isOpen: boolean },
 ): Promise<void> {
-  const to = await requireCommit(context, { dropLocked, isOpen })
-  const { state, fencingNumber } = await identityOf(context)
-  const row = await context.recovery.failover()
-  const undone = await diffPoints(context, row?.pointNumber ?? 0, undefined)
+  const { identity, to, pointNumber } = await requireCommit(context, { dropLocked, isOpen })
+  const { state, fencingNumber } = identity
+  const undone = await diffPoints(context, pointNumber, undefined)
   const undoneJson = JSON.stringify(Object.fromEntries(undone.map((one) => [one.disk, toPairs(one.ranges)])))
   await move(context, 'commitFailover', state, to, async (transaction) => {
     const committedMs = context.clock.nowMs()
