@@ -16,7 +16,7 @@ import { type ChosenState, timeOf } from './choice.js'
 import { identityOf, type RecoveryContext } from './context.js'
 import { RecoveryDevice } from './device.js'
 import { MachineRun, type StopOptions } from './runner.js'
-import { groupOf, markGroup, plainInfo, removeTest, STOP_FILE, type TestFailoverInfo } from './test-life.js'
+import { plainInfo, removeTest, STOP_FILE, type TestFailoverInfo } from './test-life.js'
 import { applyKept, PointView } from './view.js'
 
 export class TestFailover implements AsyncDisposable {
@@ -90,10 +90,9 @@ export class TestFailover implements AsyncDisposable {
         disks.push(layer)
         if (chosen.untilNs !== undefined) await applyKept(context, layer, { ...chosen, state: view.state })
       }
-      if (groupTestId !== null) markGroup(directory, groupTestId)
       const shown = { pointNumber: view.state.number, pointTimeMs: timeOf({ ...chosen, state: view.state }) }
       await context.step('test.before-recording')
-      const row = await addRow(context, { ...shown, testId, directory, lifetimeMs })
+      const row = await addRow(context, { ...shown, testId, directory, lifetimeMs, groupTestId })
       return new TestFailover(context, row, { view, disks, lock })
     } catch (error) {
       for (const disk of disks) await disk.close()
@@ -105,12 +104,7 @@ export class TestFailover implements AsyncDisposable {
   }
 
   get info(): TestFailoverInfo {
-    return {
-      ...plainInfo(this.#row),
-      isHeld: this.#stopping === undefined,
-      run: this.#run?.info ?? null,
-      groupTestId: groupOf(this.#row.directory),
-    }
+    return { ...plainInfo(this.#row), isHeld: this.#stopping === undefined, run: this.#run?.info ?? null }
   }
 
   get id(): string {
@@ -189,7 +183,7 @@ async function addRow(
   {
     lifetimeMs,
     ...shown
-  }: Pick<TestFailoverRow, 'testId' | 'directory' | 'pointNumber' | 'pointTimeMs'> & {
+  }: Pick<TestFailoverRow, 'testId' | 'directory' | 'pointNumber' | 'pointTimeMs' | 'groupTestId'> & {
     readonly lifetimeMs: number | null
   },
 ): Promise<TestFailoverRow> {

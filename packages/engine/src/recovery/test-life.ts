@@ -29,14 +29,12 @@ export interface TestFailoverInfo {
   readonly isHeld: boolean
   /** The machine that was started from it; null where none was. */
   readonly run: RunInfo | null
-  /** The test of a consistency group that it is part of; null for none, and once it has ended. */
+  /** The test of a consistency group that it is part of; null for none. */
   readonly groupTestId: string | null
 }
 
 /** Put into the folder of a test, it makes the holder end it. */
 export const STOP_FILE = 'stop'
-/** In the folder of a test, it has the id of the group's test that it is part of. */
-const GROUP_FILE = 'group'
 /** How often who waits for the end of a test looks whether it has come. */
 const LOOK_MS = 250
 /** Time for the holder to end a test, beside what its machine may take. */
@@ -105,22 +103,6 @@ async function endLeft(context: TestContext, row: TestFailoverRow): Promise<void
   await removeTest(context, row)
 }
 
-/** Remembers the group's test that a test is part of, before a row tells of it. */
-export function markGroup(directory: string, groupTestId: string): void {
-  const path = join(directory, GROUP_FILE)
-  try {
-    writeFileSync(path, groupTestId)
-  } catch (error) {
-    throw fromSystemError(error, { operation: 'write', path, fullCode: 'REPLICA_DISK_FULL' })
-  }
-}
-
-/** The group's test that a test is part of. */
-export function groupOf(directory: string): string | null {
-  const path = join(directory, GROUP_FILE)
-  return existsSync(path) ? readFileSync(path, 'utf8') : null
-}
-
 /** Throws away what a test has written. */
 export async function removeTest(
   { recovery }: TestContext,
@@ -166,8 +148,7 @@ function isHeld(directory: string): boolean {
 export function infoOf({ directory: replica }: TestContext, row: TestFailoverRow): TestFailoverInfo {
   const isThere = row.endedMs === null
   const run = isThere ? runInfo(replica, row.testId) : undefined
-  const groupTestId = isThere ? groupOf(row.directory) : null
-  return { ...plainInfo(row), isHeld: isThere && isHeld(row.directory), run: run ?? null, groupTestId }
+  return { ...plainInfo(row), isHeld: isThere && isHeld(row.directory), run: run ?? null }
 }
 
 /** The part of it that its row says. */
@@ -175,7 +156,7 @@ export function plainInfo({
   testId,
   name,
   ...row
-}: TestFailoverRow): Omit<TestFailoverInfo, 'isHeld' | 'run' | 'groupTestId'> {
-  const { pointNumber, pointTimeMs, startedMs, endsMs, endedMs } = row
-  return { id: testId, name, pointNumber, pointTimeMs, startedMs, endsMs, endedMs }
+}: TestFailoverRow): Omit<TestFailoverInfo, 'isHeld' | 'run'> {
+  const { pointNumber, pointTimeMs, startedMs, endsMs, endedMs, groupTestId } = row
+  return { id: testId, name, pointNumber, pointTimeMs, startedMs, endsMs, endedMs, groupTestId }
 }

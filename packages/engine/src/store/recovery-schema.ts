@@ -64,6 +64,8 @@ export interface TestFailoverTable {
   endsMs: number | null
   directory: string
   endedMs: number | null
+  /** The test of a consistency group that it is part of; null for none. */
+  groupTestId: string | null
 }
 
 /** The failover of this replica: one row, from its start to its cancellation or reversal. */

@@ -154,9 +154,11 @@ ALTER TABLE "disks" ADD COLUMN "lastShrinkId" TEXT;
 ALTER TABLE "cycles" ADD COLUMN "shrinksJson" TEXT;
 `
 
+const VERSION_6 = 'ALTER TABLE "testFailovers" ADD COLUMN "groupTestId" TEXT;'
+
 /** The database of a replica store: "SSrp". */
 export const REPLICA_DATABASE: DatabaseKind = {
   name: 'replica store',
   applicationId: 0x53537270,
-  migrations: [VERSION_1, VERSION_2, RECOVERY_TABLES, INSIGHT_TABLES, VERSION_5],
+  migrations: [VERSION_1, VERSION_2, RECOVERY_TABLES, INSIGHT_TABLES, VERSION_5, VERSION_6],
 }
