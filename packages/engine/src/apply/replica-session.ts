@@ -11,7 +11,8 @@ import { type DiskShrink, shrinksText } from '../disk-shrink.js'
 import { type ErrorDetails, SecondsiteError } from '../errors.js'
 import type { Receipt } from '../store/replica-schema.js'
 import { lastTestFailoverMs } from '../store/recovery-store.js'
-import type { Claim, ReplicaStore } from '../store/replica-store.js'
+import type { Claim } from '../store/replica-claim.js'
+import type { ReplicaStore } from '../store/replica-store.js'
 import type { Channel } from '../transport/channel.js'
 import {
   type AnyMessage,

@@ -9,7 +9,8 @@ import { ManualClock } from '../testing/manual-clock.js'
 import { openLocked } from './lock.js'
 import type { NewReplicaDisk, NewSpooledLog } from './replica-schema.js'
 import { RecoveryStore } from './recovery-store.js'
-import { type Claim, ReplicaStore } from './replica-store.js'
+import type { Claim } from './replica-claim.js'
+import { ReplicaStore } from './replica-store.js'
 import { StateStore } from './state-store.js'
 
 const os: NewReplicaDisk = {

@@ -7,19 +7,17 @@
  */
 
 import { existsSync } from 'node:fs'
-import { dirname, join, resolve } from 'node:path'
+import { join, resolve } from 'node:path'
 import { type Kysely, sql, type Transaction } from 'kysely'
 import type { Clock } from '../clock.js'
 import { parseShrinks } from '../disk-shrink.js'
 import { SecondsiteError } from '../errors.js'
 import type { ReplicationState } from '../states.js'
 import { type OpenDatabase, openDatabase } from './database.js'
-import { withFailoverSettings } from './failover-settings-column.js'
 import { type LockedDirectory, openLocked } from './lock.js'
 import {
   type Identity,
   type NewReceipt,
-  type NewReplicaDisk,
   type NewSpooledLog,
   type Receipt,
   type ReceiptState,
@@ -28,6 +26,15 @@ import {
   type ReplicaSchema,
   type SpooledLog,
 } from './replica-schema.js'
+import {
+  checkDisks,
+  checkOwner,
+  type Claim,
+  claimedSizeBytes,
+  foreign,
+  settingsColumn,
+  withFreeName,
+} from './replica-claim.js'
 import { StorePaths, withStoredPaths } from './store-paths.js'
 
 /** States in which the images are not the primary's any more. */
@@ -54,20 +61,6 @@ const ADOPTED_ANEW = [
 
 /** The database file in the store's folder. */
 const STORE_FILE = 'store.db'
-
-/** Who asks to replicate into this store. */
-export interface Claim {
-  readonly relationshipId: string
-  readonly machine: string
-  readonly fencingNumber: number
-  readonly disks: readonly NewReplicaDisk[]
-  /** Disks that have shrunk, by id: as long as that was not carried out here, they count with the size they had. */
-  readonly shrinks?: ReadonlyMap<string, { readonly shrinkId: string; readonly fromBytes: number }>
-  /** Recovery settings of the primary's policy as JSON; null from a primary that knows none. */
-  readonly recoveryJson: string | null
-  /** Failover settings of the primary's policy as JSON, null for none; one that does not say changes nothing. */
-  readonly failoverSettingsJson?: string | null | undefined
-}
 
 /** A change of the replica's state. */
 export interface ReplicaChange {
@@ -196,7 +189,7 @@ export class ReplicaStore implements AsyncDisposable {
       if (identity === undefined) return this.#take(transaction, claim)
       // Who knows that the replica was failed over knows more than that it is fenced.
       if (identity.relationshipId === claim.relationshipId) refuseFailedOver(this.directory, identity)
-      this.#checkOwner(identity, claim)
+      checkOwner(this.directory, identity, claim)
       const held = await transaction.selectFrom('disks').selectAll().execute()
       checkDisks(this.directory, held, claim)
       const joining = claim.disks.filter(({ diskId }) => held.every((disk) => disk.diskId !== diskId))
@@ -228,7 +221,7 @@ export class ReplicaStore implements AsyncDisposable {
       const identity = await transaction.selectFrom('identity').selectAll().executeTakeFirst()
       if (identity?.relationshipId === claim.relationshipId) return
       const isEnded = identity?.state === 'Disabled' || identity?.relationshipId === replacedId
-      if (identity && !isEnded) this.#checkOwner(identity, claim)
+      if (identity && !isEnded) checkOwner(this.directory, identity, claim)
       for (const table of ADOPTED_ANEW) await transaction.deleteFrom(table).execute()
       // What was set at this site for a failover to it still holds for the next one.
       await this.#take(transaction, claim, identity?.failoverSettingsJson ?? null)
@@ -437,27 +430,6 @@ export class ReplicaStore implements AsyncDisposable {
         .execute()
     return { ...identity, onlyRow: 1, isInitialReplicationDone: 0 }
   }
-
-  #checkOwner(identity: Identity, claim: Claim): void {
-    if (identity.relationshipId !== claim.relationshipId) {
-      const reason = `it holds the replica of ${identity.machine}`
-      throw foreign(this.directory, reason, { machine: claim.machine, heldFor: identity.machine })
-    }
-    if (claim.fencingNumber >= identity.fencingNumber) return
-    throw new SecondsiteError('FENCED', {
-      message: `${claim.machine}: fencing number ${claim.fencingNumber} is below ${identity.fencingNumber}`,
-      details: {
-        machine: claim.machine,
-        fencingNumber: claim.fencingNumber,
-        heldNumber: identity.fencingNumber,
-      },
-    })
-  }
-}
-
-/** The column of a store that somebody claims. */
-function settingsColumn(column: string | null, { failoverSettingsJson: primary }: Claim): string | null {
-  return primary === undefined ? column : withFailoverSettings(column, { primary })
 }
 
 function openStoreDatabase(directory: string): OpenDatabase<ReplicaSchema> {
@@ -482,38 +454,6 @@ export function refuseFailedOver(directory: string, identity: Identity | undefin
     message: `the replica of ${machine} has been failed over; its state is ${state}`,
     details: { machine, state, path: directory, fencingNumber },
   })
-}
-
-/** Disks may join those that are here; when none of these is left, it is another machine's disks. */
-function checkDisks(directory: string, held: readonly ReplicaDisk[], claim: Claim): void {
-  const isKnown = claim.disks.some(({ diskId }) => held.some((disk) => disk.diskId === diskId))
-  for (const { diskId, name, sizeBytes } of claim.disks) {
-    const own = held.find((disk) => disk.diskId === diskId)
-    if (own ? own.sizeBytes <= (claimedSizeBytes(claim, own) ?? 0) : isKnown) continue
-    const reason =
-      own === undefined ? `it has no disk ${diskId}` : `its disk has ${own.sizeBytes} bytes, not ${sizeBytes}`
-    throw foreign(directory, reason, { machine: claim.machine, disk: name, diskId })
-  }
-}
-
-/** The size that a disk here is to have by a claim: that from before a shrink, until that has been carried out. */
-function claimedSizeBytes({ disks, shrinks }: Claim, held: ReplicaDisk): number | undefined {
-  const shrink = shrinks?.get(held.diskId)
-  const sizeBytes = disks.find(({ diskId }) => diskId === held.diskId)?.sizeBytes
-  const isPending = shrink !== undefined && shrink.shrinkId !== held.lastShrinkId
-  return sizeBytes !== undefined && isPending ? Math.max(sizeBytes, shrink.fromBytes) : sizeBytes
-}
-
-/** The image of a disk that has left keeps its name, and what joins under it gets another. */
-function withFreeName(disk: NewReplicaDisk, held: readonly ReplicaDisk[]): NewReplicaDisk {
-  if (held.every(({ name }) => name !== disk.name)) return disk
-  const name = `${disk.name}-${disk.diskId.slice(0, 8)}`
-  return { ...disk, name, imagePath: join(dirname(disk.imagePath), `${name}.raw`) }
-}
-
-function foreign(directory: string, reason: string, details: Record<string, string>): SecondsiteError {
-  const message = `the store ${directory} belongs to another disk: ${reason}`
-  return new SecondsiteError('STORE_FOREIGN', { message, details: { path: directory, reason, ...details } })
 }
 
 function notInState(directory: string, change: ReplicaChange): SecondsiteError {
